@@ -534,7 +534,7 @@ class ConvolutionNeuralNetwork:
                     logits = self.forward(x, keepgrad=True)
                     loss_sum += self._finite_loss(logits, y, batch) * len(y)
                     x_grad = self._backward_to_first(self.loss_func.backward(logits, y))
-                    # Nobody needs the images' gradient here. Layers from elsewhere have no set_grads.
+                    # nobody needs the images' gradient; the series' layers have no set_grads
                     first = self.layers[0]
                     getattr(first, "set_grads", first.backward)(self.layer_inputs[0], x_grad)
                     self.update(lr)

@@ -1,0 +1,188 @@
+"""The data and the run, as a person starts it."""
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+sys.path.insert(0, str(PROJECT))
+from cnn_numpy import ConvolutionNeuralNetwork, load_dataset  # noqa: E402
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Make a small copy of the digits: 6 images of each for training, 3 for the test."""
+    for part, count in (("train", 6), ("test", 3)):
+        for digit in range(10):
+            folder = tmp_path / "cv-data" / part / str(digit)
+            folder.mkdir(parents=True)
+            for path in sorted((PROJECT / "cv-data" / part / str(digit)).iterdir())[:count]:
+                shutil.copy(path, folder)
+    return tmp_path / "cv-data"
+
+
+def run(folder, *arguments):
+    """Run the script in a folder, and return what became of it."""
+    return subprocess.run([sys.executable, PROJECT / "cnn_numpy.py", *arguments], cwd=folder,
+                          capture_output=True, encoding="utf-8", timeout=60)
+
+
+def assert_one_line(result, status, *words):
+    """Check that a run ended with a status and one line on standard error."""
+    assert result.returncode == status
+    assert len(result.stderr.splitlines()) == 1 and "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_load_dataset(data):
+    inputs, targets = load_dataset(data / "train")
+    assert inputs.shape == (60, 1, 28, 28) and inputs.dtype == np.float32
+    assert inputs.min() == 0 and 0.9 < inputs.max() <= 1
+    np.testing.assert_array_equal(targets, np.repeat(np.arange(10), 6))
+    assert targets.dtype.kind == "i"
+    first = sorted((data / "train" / "0").iterdir())[0]
+    np.testing.assert_array_equal(inputs[0, 0], plt.imread(first))
+    np.random.seed(1)
+    mixed, mixed_targets = load_dataset(str(data / "train"), shuffle=True)
+    np.random.seed(1)
+    order = np.random.permutation(60)
+    np.testing.assert_array_equal(mixed, inputs[order])
+    np.testing.assert_array_equal(mixed_targets, targets[order])
+
+
+def test_other_formats_and_litter(data):
+    folder = data / "train" / "0"
+    paths = sorted(folder.iterdir())
+    grey = plt.imread(paths[0])
+    for path in paths:
+        path.unlink()
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (folder / name).write_bytes(b"no image")
+    colour = np.dstack([grey, grey, grey])
+    plt.imsave(folder / "1.png", colour)  # red, green, blue and opacity
+    plt.imsave(folder / "2.png", np.dstack([np.ones_like(colour), grey]))
+    plt.imsave(folder / "3.tiff", colour)
+    plt.imsave(folder / "4.png", np.dstack([grey, 0 * grey, 0 * grey]))
+    inputs, targets = load_dataset(data / "train")
+    assert np.sum(targets == 0) == 4 and inputs.dtype == np.float32
+    for image in inputs[:3, 0]:
+        np.testing.assert_allclose(image, grey, atol=1e-6)
+    np.testing.assert_allclose(inputs[3, 0], 0.299 * grey, atol=1e-6)
+
+
+@pytest.mark.parametrize("missing", ["", "train", "test", "train/7"])
+def test_missing_folder(data, missing):
+    shutil.rmtree(data / missing)
+    result = run(data.parent)
+    assert_one_line(result, 1, str(Path("cv-data") / missing), "is missing")
+
+
+def break_empty(folder):
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / ".DS_Store").write_bytes(b"")
+    return "3", "at least one image"
+
+
+def break_text(folder):
+    (folder / "notes.txt").write_text("no image", encoding="utf-8")
+    return "notes.txt", "not a readable image"
+
+
+def break_truncated(folder):
+    path = sorted(folder.iterdir())[1]
+    path.write_bytes(path.read_bytes()[:150])
+    return path.name, "not a readable image"
+
+
+def break_size(folder):
+    paths = sorted(folder.iterdir())
+    plt.imsave(paths[1], np.zeros((20, 28)))
+    return paths[1].name, "(20, 28)", "(28, 28)", sorted((folder.parent / "0").iterdir())[0].name
+
+
+@pytest.mark.parametrize("spoil", [break_empty, break_text, break_truncated, break_size])
+def test_unusable_folder(data, spoil):
+    words = spoil(data / "test" / "3")
+    assert_one_line(run(data.parent), 1, *words)
+
+
+@pytest.mark.parametrize("arguments", [
+    ("--epochs", "0"), ("--epochs", "1.5"), ("--batch-size", "0"), ("--lr", "0"), ("--lr", "nan"),
+    ("--lr", "inf"), ("--lr", "x"), ("--seed", "-1"), ("--seed", "4294967296"), ("--what",)])
+def test_wrong_argument(tmp_path, arguments):
+    assert_one_line(run(tmp_path, *arguments), 2, arguments[0])
+
+
+def test_help_names_every_argument(tmp_path):
+    result = run(tmp_path, "--help")
+    assert result.returncode == 0 and result.stdout.isascii()
+    for name, default in (("--epochs", "200"), ("--batch-size", "100"), ("--lr", "0.1"),
+                          ("--seed", "1234"), ("--data", "cv-data")):
+        assert name in result.stdout and f"(default: {default})" in " ".join(result.stdout.split())
+
+
+def test_run(data):
+    folder = data.parent
+    named = folder / "my digits \u6570\u5b57"
+    shutil.copytree(data, named)
+    first = run(folder, "--epochs", "3", "--batch-size", "16")
+    again = run(folder, "--epochs", "3", "--batch-size", "16", "--data", str(named))
+    assert first.returncode == 0 and first.stderr == "" and first.stdout.isascii()
+    line = "=" * 15
+    expected = re.escape(
+        "(60, 1, 28, 28) (60,)\n(30, 1, 28, 28) (30,)\n" f"{line} Begin Train {line}\n")
+    for epoch in range(1, 4):
+        expected += rf"Epoch:   {epoch} Train Loss: \d\.\d{{4}} Test Loss: \d\.\d{{4}}\n"
+    expected += rf"{line} End Train: \d\.\d\d min {line}\n"
+    for part, count in (("Train", 60), ("Test", 30)):
+        expected += (rf"{line} Classification Report: {part} {line}\n\s+precision[\s\S]+"
+                     rf"accuracy +\d\.\d{{4}} +{count}\n[^=]+")
+    assert re.fullmatch(expected, first.stdout)
+    losses = [text for text in first.stdout.splitlines() if text.startswith("Epoch")]
+    assert losses == [text for text in again.stdout.splitlines() if text.startswith("Epoch")]
+    image = plt.imread(folder / "loss.png")
+    assert image.shape[0] > 300 and image[..., :3].std() > 0.01
+
+
+def test_curve_that_cannot_be_written(data):
+    (data.parent / "loss.png").mkdir()
+    result = run(data.parent, "--epochs", "1")
+    assert_one_line(result, 1, "loss.png cannot be written")
+    assert "Classification Report: Test" in result.stdout
+
+
+def test_divergence(data):
+    result = run(data.parent, "--lr", "1e30", "--batch-size", "20")
+    assert_one_line(result, 1, "epoch 1: the loss of batch 2 of 3", "smaller learning rate")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a child alone")
+def test_interrupt(data):
+    process = subprocess.Popen(
+        [sys.executable, PROJECT / "cnn_numpy.py", "--epochs", "1000000"], cwd=data.parent,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    for line in process.stdout:
+        if line.startswith("Epoch:   3"):
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and "interrupted" in err
+    assert "End Train" in out and "Classification Report: Test" in out
+    assert (data.parent / "loss.png").is_file()
+
+
+def test_real_digits_are_learned():
+    x, y = load_dataset(PROJECT / "cv-data" / "test", shuffle=True)
+    np.random.seed(1234)
+    network = ConvolutionNeuralNetwork()
+    losses = [network.train(x[:2000], y[:2000], 20, 1, 0.1) for _ in range(3)]
+    predicted = network.predict(x[2000:]).argmax(axis=1)
+    assert losses[2] < 0.35 and np.mean(predicted == y[2000:]) > 0.88
