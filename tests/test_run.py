@@ -12,7 +12,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, str(PROJECT))
-from cnn_numpy import ConvolutionNeuralNetwork, load_dataset  # noqa: E402
+from cnn_numpy import ConvolutionNeuralNetwork, load_dataset, main  # noqa: E402
 
 
 @pytest.fixture
@@ -31,6 +31,21 @@ def run(folder, *arguments):
     """Run the script in a folder, and return what became of it."""
     return subprocess.run([sys.executable, PROJECT / "cnn_numpy.py", *arguments], cwd=folder,
                           capture_output=True, encoding="utf-8", timeout=60)
+
+
+@pytest.fixture
+def run_here(monkeypatch, capfd):
+    """Do what run does in this process, which saves the imports."""
+    def run_here(folder, *arguments):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["cnn_numpy.py", *arguments])
+        try:
+            status = main()
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, status, out, err)
+    return run_here
 
 
 def assert_one_line(result, status, *words):
@@ -78,9 +93,9 @@ def test_other_formats_and_litter(data):
 
 
 @pytest.mark.parametrize("missing", ["", "train", "test", "train/7"])
-def test_missing_folder(data, missing):
+def test_missing_folder(data, missing, run_here):
     shutil.rmtree(data / missing)
-    result = run(data.parent)
+    result = run_here(data.parent)
     assert_one_line(result, 1, str(Path("cv-data") / missing), "is missing")
 
 
@@ -109,20 +124,31 @@ def break_size(folder):
 
 
 @pytest.mark.parametrize("spoil", [break_empty, break_text, break_truncated, break_size])
-def test_unusable_folder(data, spoil):
+def test_unusable_folder(data, spoil, run_here):
     words = spoil(data / "test" / "3")
-    assert_one_line(run(data.parent), 1, *words)
+    assert_one_line(run_here(data.parent), 1, *words)
 
 
 @pytest.mark.parametrize("arguments", [
     ("--epochs", "0"), ("--epochs", "1.5"), ("--batch-size", "0"), ("--lr", "0"), ("--lr", "nan"),
     ("--lr", "inf"), ("--lr", "x"), ("--seed", "-1"), ("--seed", "4294967296"), ("--what",)])
-def test_wrong_argument(tmp_path, arguments):
-    assert_one_line(run(tmp_path, *arguments), 2, arguments[0])
+def test_wrong_argument(tmp_path, arguments, run_here):
+    assert_one_line(run_here(tmp_path, *arguments), 2, arguments[0])
 
 
-def test_help_names_every_argument(tmp_path):
-    result = run(tmp_path, "--help")
+def test_errors_of_a_process(tmp_path):
+    assert_one_line(run(tmp_path, "--epochs", "0"), 2, "--epochs", "integer of at least 1")
+    assert_one_line(run(tmp_path, "--data", "no digits"), 1, "no digits is missing")
+
+
+def test_images_of_another_size(data, run_here):
+    for path in data.glob("*/*/*"):
+        plt.imsave(path, np.zeros((20, 28)))
+    assert_one_line(run_here(data.parent), 1, "(60, 1, 20, 28)", "(B, 1, 28, 28)")
+
+
+def test_help_names_every_argument(tmp_path, run_here):
+    result = run_here(tmp_path, "--help")
     assert result.returncode == 0 and result.stdout.isascii()
     for name, default in (("--epochs", "200"), ("--batch-size", "100"), ("--lr", "0.1"),
                           ("--seed", "1234"), ("--data", "cv-data")):
@@ -152,15 +178,15 @@ def test_run(data):
     assert image.shape[0] > 300 and image[..., :3].std() > 0.01
 
 
-def test_curve_that_cannot_be_written(data):
+def test_curve_that_cannot_be_written(data, run_here):
     (data.parent / "loss.png").mkdir()
-    result = run(data.parent, "--epochs", "1")
+    result = run_here(data.parent, "--epochs", "1")
     assert_one_line(result, 1, "loss.png cannot be written")
     assert "Classification Report: Test" in result.stdout
 
 
-def test_divergence(data):
-    result = run(data.parent, "--lr", "1e30", "--batch-size", "20")
+def test_divergence(data, run_here):
+    result = run_here(data.parent, "--lr", "1e30", "--batch-size", "20")
     assert_one_line(result, 1, "epoch 1: the loss of batch 2 of 3", "smaller learning rate")
 
 
