@@ -211,4 +211,4 @@ def test_real_digits_are_learned():
     network = ConvolutionNeuralNetwork()
     losses = [network.train(x[:2000], y[:2000], 50, 1, 0.1) for _ in range(5)]
     accuracy = np.mean(network.predict(x[2000:]).argmax(axis=1) == y[2000:])
-    assert losses[-1] < 0.3 and accuracy > 0.88
+    assert losses[-1] < 0.4 and accuracy > 0.8
