@@ -623,36 +623,31 @@ class _OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
+def _argument_type(convert, accepts, expected):
+    """Return a function that converts an argument's text, or says what was expected."""
+    def parse(text):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not accepts(value):
+            raise argparse.ArgumentTypeError(f"{text!r}, expected {expected}")
+        return value
+    return parse
+
+
 def _parse_arguments():
     """Return the arguments of the run."""
-    def integer(text):
-        value = int(text)
-        if not 1 <= value:
-            raise ValueError
-        return value
-
-    def seed(text):
-        value = int(text)
-        if not 0 <= value < 2**32:
-            raise ValueError
-        return value
-
-    def rate(text):
-        value = float(text)
-        if not 0 < value < math.inf:
-            raise ValueError
-        return value
-
-    integer.__name__ = "integer of at least 1"
-    seed.__name__ = "integer from 0 to 4294967295"
-    rate.__name__ = "finite number above 0"
+    count = _argument_type(int, lambda n: n >= 1, "an integer of at least 1")
+    seed = _argument_type(int, lambda n: 0 <= n < 2**32, "an integer from 0 to 4294967295")
+    rate = _argument_type(float, lambda r: 0 < r < math.inf, "a finite number above 0")
     parser = _OneLineParser(
         description="Train a small convolutional network on images of handwritten digits, show "
                     "its losses, save their curve as loss.png and report what it learned.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--epochs", type=integer, default=200,
+    parser.add_argument("--epochs", type=count, default=200,
                         help="passes over the training images")
-    parser.add_argument("--batch-size", type=integer, default=100,
+    parser.add_argument("--batch-size", type=count, default=100,
                         help="images for each step of gradient descent")
     parser.add_argument("--lr", type=rate, default=0.1, help="learning rate, the length of a step")
     parser.add_argument("--seed", type=seed, default=1234,
