@@ -521,8 +521,8 @@ class ConvolutionNeuralNetwork:
             The mean loss over the images, a float, each batch's before its update.
 
         Raises:
-            ValueError: No image, images of another shape, as many labels as there are not
-                images, a label outside 0..9, a batch size or learning rate out of range.
+            ValueError: No image, images of another shape, numbers of images and labels that
+                differ, a label outside 0..9, a batch size or learning rate out of range.
             TypeError: Images that are not floats, or labels that are not integers.
             FloatingPointError: The loss is not finite any more; the message names the batch.
         """
