@@ -283,9 +283,10 @@ class LinearLayer(ParamLayer):
 class ConvolutionLayer(ParamLayer):
     """Convolution with stride 1 and without padding, Y = X * K + b (series, part 2).
 
-    As a matrix product, Y' = K' X': the kernel is only reshaped, a column of X' is one patch of
-    the image. All of X' would be k1 k2 times the image; here x is unfolded along its width alone,
-    and the patches of one output row are k1 rows of that, one after the other in memory.
+    As a matrix product, Y' = K' X' (the series' Y' = X' K'^T, transposed): the kernel is only
+    reshaped, a column of X' is one patch of the image. All of X' would be k1 k2 times the image;
+    here x is unfolded along its width alone, into strips, and the patches of one output row are
+    k1 strips that follow each other in memory.
 
     dL/db sums dL/dY over the batch and the pixels, dL/dK' = dL/dY' X'^T, and dL/dX is
     K'^T dL/dY' folded back: each number is added to the pixel it was unfolded from. The series
@@ -332,17 +333,17 @@ class ConvolutionLayer(ParamLayer):
         """Return dL/dX, (B, c1, H, W), and set k_grad and b_grad."""
         self.set_grads(x, last_x_grad)
         B, c1, H, W = x.shape
-        B, c2, o1, o2 = last_x_grad.shape
+        _, c2, o1, o2 = last_x_grad.shape
         k1, k2 = self.k.shape[2:]
-        kernel = self.k.transpose(2, 1, 3, 0).reshape(k1 * c1 * k2, c2)
+        kernel = self.k.transpose(2, 1, 3, 0).reshape(k1 * c1 * k2, c2)  # K'^T
         y_grad = last_x_grad.transpose(2, 1, 3, 0).reshape(o1, c2, o2 * B)
         strips_grad = np.zeros((H, c1 * k2, o2 * B), np.result_type(kernel, y_grad))
         for i in range(o1):
             strips_grad[i:i + k1] += (kernel @ y_grad[i]).reshape(k1, c1 * k2, o2 * B)
-        strips_grad = strips_grad.reshape(H, c1, k2, o2, B).transpose(4, 1, 0, 3, 2)
+        strips_grad = strips_grad.reshape(H, c1, k2, o2, B).transpose(2, 4, 1, 0, 3)
         x_grad = np.zeros((c1, H, W, B), strips_grad.dtype).transpose(3, 0, 1, 2)
         for j in range(k2):
-            x_grad[..., j:j + o2] += strips_grad[..., j]  # (B, c1, H, o2)
+            x_grad[..., j:j + o2] += strips_grad[j]  # (B, c1, H, o2)
         return x_grad
 
     def set_grads(self, x, last_x_grad):
