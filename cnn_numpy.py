@@ -23,7 +23,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.metrics import classification_report
 
 
@@ -136,9 +135,10 @@ class MaxPoolingLayer(NetworkLayer):
         if x.ndim != 4 or x.shape[2] % self.k1 or x.shape[3] % self.k2:
             raise ValueError(f"x has shape {x.shape}, expected (B, C, H, W) with H a multiple of "
                              f"{self.k1} and W a multiple of {self.k2}")
-        y, *others = self._window_elements(x)
+        first, *others = self._window_elements(x)
+        y = first.copy(order="K")
         for element in others:
-            y = np.maximum(y, element)
+            np.maximum(y, element, out=y)
         return y
 
     def backward(self, x, last_x_grad):
@@ -284,9 +284,8 @@ class ConvolutionLayer(ParamLayer):
     """Convolution with stride 1 and without padding, Y = X * K + b (series, part 2).
 
     As a matrix product, Y' = K' X' (the series' Y' = X' K'^T, transposed): the kernel is only
-    reshaped, a column of X' is one patch of the image. All of X' would be k1 k2 times the image;
-    here x is unfolded along its width alone, into strips, and the patches of one output row are
-    k1 strips that follow each other in memory.
+    reshaped, a column of X' is one patch of the image. Only the patches of one output row are
+    multiplied at a time, because those fit into the processor's cache.
 
     dL/db sums dL/dY over the batch and the pixels, dL/dK' = dL/dY' X'^T, and dL/dX is
     K'^T dL/dY' folded back: each number is added to the pixel it was unfolded from. The series
@@ -324,10 +323,12 @@ class ConvolutionLayer(ParamLayer):
         """Return Y, (B, c2, o1, o2)."""
         B, c2, o1, o2 = self._output_shape(x)
         kernel = self.k.transpose(0, 2, 1, 3).reshape(c2, -1)  # (c2, k1*c1*k2)
-        patches = self._patches(x)  # (o1, k1*c1*k2, o2*B)
-        y = np.empty((c2, o1, o2 * B), np.result_type(kernel, patches))
-        np.matmul(kernel, patches, out=y.transpose(1, 0, 2))
-        return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2) + self.b
+        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k, self.b))
+        for i, patches in enumerate(self._patches(x)):
+            np.matmul(kernel, patches, out=y[:, i])
+        y = y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)
+        y += self.b
+        return y
 
     def backward(self, x, last_x_grad):
         """Return dL/dX, (B, c1, H, W), and set k_grad and b_grad."""
@@ -335,15 +336,14 @@ class ConvolutionLayer(ParamLayer):
         B, c1, H, W = x.shape
         _, c2, o1, o2 = last_x_grad.shape
         k1, k2 = self.k.shape[2:]
-        kernel = self.k.transpose(2, 1, 3, 0).reshape(k1 * c1 * k2, c2)  # K'^T
-        y_grad = last_x_grad.transpose(2, 1, 3, 0).reshape(o1, c2, o2 * B)
-        strips_grad = np.zeros((H, c1 * k2, o2 * B), np.result_type(kernel, y_grad))
+        kernel = self.k.transpose(2, 1, 3, 0).reshape(-1, c2)  # (k1*c1*k2, c2)
+        y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
+        strips_grad = np.zeros((H, c1, k2, o2, B), np.result_type(kernel, y_grad))
         for i in range(o1):
-            strips_grad[i:i + k1] += (kernel @ y_grad[i]).reshape(k1, c1 * k2, o2 * B)
-        strips_grad = strips_grad.reshape(H, c1, k2, o2, B).transpose(2, 4, 1, 0, 3)
+            strips_grad[i:i + k1] += (kernel @ y_grad[:, i]).reshape(k1, c1, k2, o2, B)
         x_grad = np.zeros((c1, H, W, B), strips_grad.dtype).transpose(3, 0, 1, 2)
         for j in range(k2):
-            x_grad[..., j:j + o2] += strips_grad[j]  # (B, c1, H, o2)
+            x_grad[..., j:j + o2] += strips_grad[:, :, j].transpose(3, 1, 0, 2)
         return x_grad
 
     def set_grads(self, x, last_x_grad):
@@ -353,10 +353,10 @@ class ConvolutionLayer(ParamLayer):
             raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected that of the "
                              f"output, {(B, c2, o1, o2)}")
         _, c1, k1, k2 = self.k.shape
-        y_grad = last_x_grad.transpose(2, 1, 3, 0).reshape(o1, c2, o2 * B)
-        k_grad = (y_grad @ self._patches(x).transpose(0, 2, 1)).sum(axis=0)  # (c2, k1*c1*k2)
+        y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
+        k_grad = sum(y_grad[:, i] @ patches.T for i, patches in enumerate(self._patches(x)))
         self.k_grad = k_grad.reshape(c2, k1, c1, k2).transpose(0, 2, 1, 3)
-        self.b_grad = last_x_grad.sum(axis=(0, 2, 3), keepdims=True)
+        self.b_grad = np.einsum("bchw->c", last_x_grad).reshape(self.b.shape)
 
     def update(self, lr):
         """Take one step of gradient descent in place."""
@@ -372,13 +372,14 @@ class ConvolutionLayer(ParamLayer):
         return len(x), c2, x.shape[2] - k1 + 1, x.shape[3] - k2 + 1
 
     def _patches(self, x):
-        """Return X' of each output row, (o1, k1*c1*k2, o2*B): views that overlap in memory."""
+        """Yield X' of one output row after the other, (k1*c1*k2, o2*B)."""
         _, c1, k1, k2 = self.k.shape
         B, _, o1, o2 = self._output_shape(x)
-        strips = sliding_window_view(x, k2, axis=3).transpose(2, 1, 4, 3, 0)  # (H, c1, k2, o2, B)
-        strips = np.ascontiguousarray(strips).reshape(x.shape[2], c1 * k2, o2 * B)
-        rows = sliding_window_view(strips, k1, axis=0)  # (o1, c1*k2, o2*B, k1)
-        return rows.transpose(0, 3, 1, 2).reshape(o1, k1 * c1 * k2, o2 * B)
+        strips = np.empty((x.shape[2], c1, k2, o2, B), x.dtype)  # x unfolded along its width
+        for j in range(k2):
+            strips[:, :, j] = x[..., j:j + o2].transpose(2, 1, 3, 0)  # (H, c1, o2, B)
+        for i in range(o1):
+            yield strips[i:i + k1].reshape(k1 * c1 * k2, o2 * B)  # k1 strips, as they lie
 
 
 class CrossEntropyLoss:
@@ -468,7 +469,7 @@ class ConvolutionNeuralNetwork:
             TypeError: Images that are not floats.
         """
         self._check_images(x)
-        x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 0, -1)), -1, 0)  # batch last in memory
+        x = x.transpose(1, 2, 3, 0).copy().transpose(3, 0, 1, 2)  # batch last in memory
         layer_inputs = []
         for layer in self.layers:
             layer_inputs.append(x)
