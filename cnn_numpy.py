@@ -324,8 +324,8 @@ class ConvolutionLayer(ParamLayer):
         B, c2, o1, o2 = self._output_shape(x)
         kernel = self.k.transpose(0, 2, 1, 3).reshape(c2, -1)  # (c2, k1*c1*k2)
         y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k, self.b))
-        for i, patches in enumerate(self._patches(x)):
-            np.matmul(kernel, patches, out=y[:, i])
+        for i, columns, patches in self._patches(self._strips(x)):
+            np.matmul(kernel, patches, out=y[:, i, columns])
         y = y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)
         y += self.b
         return y
@@ -335,15 +335,16 @@ class ConvolutionLayer(ParamLayer):
         self.set_grads(x, last_x_grad)
         B, c1, H, W = x.shape
         _, c2, o1, o2 = last_x_grad.shape
-        k1, k2 = self.k.shape[2:]
+        k2 = self.k.shape[3]
         kernel = self.k.transpose(2, 1, 3, 0).reshape(-1, c2)  # (k1*c1*k2, c2)
         y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
-        strips_grad = np.zeros((H, c1, k2, o2, B), np.result_type(kernel, y_grad))
-        for i in range(o1):
-            strips_grad[i:i + k1] += (kernel @ y_grad[:, i]).reshape(k1, c1, k2, o2, B)
+        strips_grad = np.zeros((H, c1 * k2, o2 * B), np.result_type(kernel, y_grad))
+        for i, columns, patches_grad in self._patches(strips_grad):
+            patches_grad += kernel @ y_grad[:, i, columns]
+        strips_grad = strips_grad.reshape(H, c1, k2, o2, B).transpose(2, 4, 1, 0, 3)
         x_grad = np.zeros((c1, H, W, B), strips_grad.dtype).transpose(3, 0, 1, 2)
         for j in range(k2):
-            x_grad[..., j:j + o2] += strips_grad[:, :, j].transpose(3, 1, 0, 2)
+            x_grad[..., j:j + o2] += strips_grad[j]  # (B, c1, H, o2)
         return x_grad
 
     def set_grads(self, x, last_x_grad):
@@ -354,7 +355,8 @@ class ConvolutionLayer(ParamLayer):
                              f"output, {(B, c2, o1, o2)}")
         _, c1, k1, k2 = self.k.shape
         y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
-        k_grad = sum(y_grad[:, i] @ patches.T for i, patches in enumerate(self._patches(x)))
+        k_grad = sum(y_grad[:, i, columns] @ patches.T
+                     for i, columns, patches in self._patches(self._strips(x)))
         self.k_grad = k_grad.reshape(c2, k1, c1, k2).transpose(0, 2, 1, 3)
         self.b_grad = np.einsum("bchw->c", last_x_grad).reshape(self.b.shape)
 
@@ -371,15 +373,24 @@ class ConvolutionLayer(ParamLayer):
                              f"{k1} and W at least {k2}")
         return len(x), c2, x.shape[2] - k1 + 1, x.shape[3] - k2 + 1
 
-    def _patches(self, x):
-        """Yield X' of one output row after the other, (k1*c1*k2, o2*B)."""
-        _, c1, k1, k2 = self.k.shape
-        B, _, o1, o2 = self._output_shape(x)
-        strips = np.empty((x.shape[2], c1, k2, o2, B), x.dtype)  # x unfolded along its width
+    def _strips(self, x):
+        """Return x unfolded along its width, (H, c1*k2, o2*B)."""
+        B, c1, H, _ = x.shape
+        k2 = self.k.shape[3]
+        o2 = x.shape[3] - k2 + 1
+        strips = np.empty((H, c1, k2, o2, B), x.dtype)
         for j in range(k2):
             strips[:, :, j] = x[..., j:j + o2].transpose(2, 1, 3, 0)  # (H, c1, o2, B)
-        for i in range(o1):
-            yield strips[i:i + k1].reshape(k1 * c1 * k2, o2 * B)  # k1 strips, as they lie
+        return strips.reshape(H, c1 * k2, o2 * B)
+
+    def _patches(self, strips):
+        """Yield a piece of an output row's X', (k1*c1*k2, n), after the other: views of strips."""
+        size, k1 = self.k[0].size, self.k.shape[2]
+        n = max(1, 60_000 // size)  # 240 KB, which the processor's second-level cache holds
+        for start in range(0, strips.shape[2], n):
+            columns = slice(start, start + n)
+            for i in range(len(strips) - k1 + 1):
+                yield i, columns, strips[i:i + k1, :, columns].reshape(size, -1)
 
 
 class CrossEntropyLoss:
