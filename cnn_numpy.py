@@ -481,6 +481,8 @@ class ConvolutionNeuralNetwork:
         """
         self._check_images(x)
         x = x.transpose(1, 2, 3, 0).copy().transpose(3, 0, 1, 2)  # batch last in memory
+        if keepgrad:
+            self.layer_inputs = []  # frees the last batch's memory for this one
         layer_inputs = []
         for layer in self.layers:
             layer_inputs.append(x)
@@ -546,10 +548,11 @@ class ConvolutionNeuralNetwork:
                 for batch, x, y in self._batches(train_x, train_y, batch_size):
                     logits = self.forward(x, keepgrad=True)
                     loss_sum += self._finite_loss(logits, y, batch) * len(y)
-                    x_grad = self._backward_to_first(self.loss_func.backward(logits, y))
                     # nobody needs the images' gradient; the series' layers have no set_grads
                     first = self.layers[0]
-                    getattr(first, "set_grads", first.backward)(self.layer_inputs[0], x_grad)
+                    set_grads = getattr(first, "set_grads", first.backward)
+                    set_grads(self.layer_inputs[0],
+                              self._backward_to_first(self.loss_func.backward(logits, y)))
                     self.update(lr)
         finally:
             self.layer_inputs = []
