@@ -23,6 +23,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.metrics import classification_report
 
 
@@ -375,13 +376,9 @@ class ConvolutionLayer(ParamLayer):
 
     def _strips(self, x):
         """Return x unfolded along its width, (H, c1*k2, o2*B)."""
-        B, c1, H, _ = x.shape
-        k2 = self.k.shape[3]
-        o2 = x.shape[3] - k2 + 1
-        strips = np.empty((H, c1, k2, o2, B), x.dtype)
-        for j in range(k2):
-            strips[:, :, j] = x[..., j:j + o2].transpose(2, 1, 3, 0)  # (H, c1, o2, B)
-        return strips.reshape(H, c1 * k2, o2 * B)
+        strips = sliding_window_view(x, self.k.shape[3], axis=3).transpose(2, 1, 4, 3, 0)
+        H, c1, k2, o2, B = strips.shape
+        return np.ascontiguousarray(strips).reshape(H, c1 * k2, o2 * B)
 
     def _patches(self, strips):
         """Yield a piece of an output row's X', (k1*c1*k2, n), after the other: views of strips."""
