@@ -21,6 +21,9 @@ try:
 except ImportError:  # Windows
     resource = None
 
+# The run is fixed by np.random.seed:
+# ruff: noqa: NPY002
+
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, str(PROJECT))
 TURNS = 8
