@@ -1,4 +1,4 @@
-"""What every layer is: its definition in loops, its gradients as slopes, SciPy's word where it has one.
+"""What every layer is: its definition in loops, its gradients as slopes, and what SciPy says.
 
 The references are written to be read, one number at a time. Everything is float64 here, so that a
 difference is a mistake and not rounding, except where a test is about float32.

@@ -1,4 +1,4 @@
-"""The network: the sum of its layers, gradient descent as it is written, and PyTorch as the judge."""
+"""The network: its layers in a row, gradient descent step by step, PyTorch as the judge."""
 import numpy as np
 import pytest
 from scipy.special import log_softmax
