@@ -17,6 +17,7 @@ import argparse
 import math
 import sys
 import time
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -591,6 +592,56 @@ class ConvolutionNeuralNetwork:
         pieces = (x[start:start + 100] for start in range(0, len(x), 100))
         return np.concatenate([CrossEntropyLoss.softmax(self.forward(piece)) for piece in pieces])
 
+    def save(self, path):
+        """Write the parameters to a file, each under its layer's number: k0, b0, k3, b3, w7, b7.
+
+        An interrupted save leaves an older file of that name as it was.
+
+        Args:
+            path: Path of the file, in NumPy's format npz; no suffix is added.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        unfinished = Path(f"{path}.part")
+        try:
+            with open(unfinished, "wb") as file:
+                np.savez(file, **{key: getattr(layer, name)
+                                  for key, (layer, name) in self._parameters().items()})
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def load(self, path):
+        """Take the parameters from a file that save has written; an error changes none of them.
+
+        Args:
+            path: Path of the file.
+
+        Raises:
+            OSError: The file is missing or cannot be read.
+            ValueError: The file was not written by save, or holds parameters of other shapes.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except OSError:
+            raise
+        except Exception as error:  # which one it is depends on what the file holds instead
+            raise ValueError(f"{path} is not a file that save has written") from error
+        parameters = self._parameters()
+        shapes = {key: array.shape for key, array in arrays.items() if array.dtype.kind == "f"}
+        expected = {key: getattr(layer, name).shape for key, (layer, name) in parameters.items()}
+        if shapes != expected:
+            raise ValueError(f"{path} holds parameters of shapes {shapes}, expected {expected}")
+        for key, (layer, name) in parameters.items():
+            setattr(layer, name, arrays[key])
+
+    def _parameters(self):
+        """Return the name of each parameter in a file, with its layer and its name there."""
+        return {f"{name}{number}": (layer, name) for number, layer in enumerate(self.layers)
+                for name in ("k", "w", "b") if hasattr(layer, name)}
+
     def _backward_to_first(self, last_x_grad):
         """Run backward down to the first layer, and return dL/dy of that."""
         if not self.layer_inputs:
@@ -654,6 +705,8 @@ def _parse_arguments():
     count = _argument_type(int, lambda n: n >= 1, "an integer of at least 1")
     seed = _argument_type(int, lambda n: 0 <= n < 2**32, "an integer from 0 to 4294967295")
     rate = _argument_type(float, lambda r: 0 < r < math.inf, "a finite number above 0")
+    file = _argument_type(Path, lambda path: path.parent.is_dir() and not path.is_dir(),
+                          "a file in a folder that exists")
     parser = _OneLineParser(
         description="Train a small convolutional network on images of handwritten digits, show "
                     "its losses, save their curve as loss.png and report what it learned.",
@@ -667,6 +720,8 @@ def _parse_arguments():
                         help="where the random numbers start: the same seed, the same run")
     parser.add_argument("--data", type=Path, default=Path("cv-data"),
                         help="folder that holds train and test, each with a folder per digit")
+    parser.add_argument("--save", type=file, metavar="FILE",
+                        help="file to write the trained network to")
     return parser.parse_args()
 
 
@@ -720,11 +775,15 @@ def _run(args):
         raise FloatingPointError(f"epoch {epoch}: {error} than {args.lr}") from error
     _print_title(f"End Train: {(time.perf_counter() - begin) / 60:.2f} min")
 
-    try:
-        _save_curve(train_losses, test_losses, "loss.png")
-    except OSError as error:
-        print(f"loss.png cannot be written: {error}", file=sys.stderr, flush=True)
-        status = status or 1
+    files = {"loss.png": partial(_save_curve, train_losses, test_losses)}
+    if args.save:
+        files[args.save] = network.save
+    for path, save in files.items():
+        try:
+            save(path)
+        except OSError as error:
+            print(f"{path} cannot be written: {error}", file=sys.stderr, flush=True)
+            status = status or 1
     for name, x, y in (("Train", train_x, train_y), ("Test", test_x, test_y)):
         _print_title(f"Classification Report: {name}")
         print(classification_report(y, network.predict(x).argmax(axis=1), digits=4,

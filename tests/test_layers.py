@@ -117,7 +117,7 @@ def reference(layer, x, y_grad):
         return linear(x, layer.w, layer.b, y_grad)
     if isinstance(layer, ConvolutionLayer):
         return convolution(x, layer.k, layer.b, y_grad)
-    start, end = layer.start, layer.end % x.ndim
+    start, end = layer.start % x.ndim, layer.end % x.ndim
     flat = [x[(slice(None),) * start + index] for index in np.ndindex(x.shape[start:end + 1])]
     return np.stack(flat, axis=start), y_grad.reshape(x.shape)
 
@@ -136,6 +136,8 @@ CASES = [  # a layer, the shape of its x, the shape of its y
     (FlattenLayer, (1, 2), (2, 3, 4, 5), (2, 12, 5)),
     (FlattenLayer, (1, -2), (2, 3, 4, 5), (2, 12, 5)),
     (FlattenLayer, (2, 2), (2, 3, 4), (2, 3, 4)),
+    (FlattenLayer, (-3, -1), (2, 3, 4), (24,)),
+    (FlattenLayer, (0, -3), (2, 3, 4), (2, 3, 4)),
     (LinearLayer, (4, 3), (5, 4), (5, 3)),
     (LinearLayer, (1, 1), (1, 1), (1, 1)),
     (LinearLayer, (2, 6), (1, 2), (1, 6)),
@@ -387,6 +389,24 @@ def test_a_row_longer_than_a_piece_of_it_gives_the_same():
     assert_same(k_grad, k_grads, 1e-13)
 
 
+def test_a_kernel_larger_than_a_piece():
+    layer = in_float64(ConvolutionLayer(1, 1, 301, 200))
+    x = np.random.default_rng(6).standard_normal((1, 1, 301, 202))
+    y_grad = np.array([[[[1.0, 2.0, 3.0]]]])
+    y, x_grad, k_grad, _ = convolution(x, layer.k, layer.b, y_grad)
+    assert_same(layer.forward(x), y, 1e-12)
+    assert_same(layer.backward(x, y_grad), x_grad, 1e-12)
+    assert_same(layer.k_grad, k_grad, 1e-12)
+
+
+def test_pieces_stay_small_and_rows_of_usual_batches_whole():
+    for shape, pieces in (((100, 1, 28, 28), 24), ((1000, 1, 28, 28), 240)):
+        layer = ConvolutionLayer(1, 4, 5, 5)
+        sizes = [patches.size for _, _, patches in
+                 layer._patches(layer._strips(np.zeros(shape, np.float32)))]
+        assert max(sizes) == 60_000 and len(sizes) == pieces
+
+
 def test_a_shifted_image_gives_shifted_feature_maps(convolution_case):
     layer, x, _ = convolution_case
     _, _, k1, k2 = layer.k.shape
@@ -510,7 +530,7 @@ LOGITS = np.zeros((2, 3))
     (lambda: ReLULayer().backward(X4, X4[:1]), ValueError, "last_x_grad has shape"),
     (lambda: FlattenLayer(1, 4).forward(X4), ValueError, "axes 1 to 4"),
     (lambda: FlattenLayer(1, -5).forward(X4), ValueError, "axes 1 to -5"),
-    (lambda: FlattenLayer(4, 4).forward(X4), ValueError, "axes 4 to 4"),
+    (lambda: FlattenLayer(4, 3).forward(X4), ValueError, "axes 4 to 3"),
     (lambda: FlattenLayer(-5, 1).forward(X4), ValueError, "axes -5 to 1"),
     (lambda: FlattenLayer(2, 1).forward(X4), ValueError, "axes 2 to 1"),
     (lambda: FlattenLayer().backward(X4, X4), ValueError, "last_x_grad has shape"),

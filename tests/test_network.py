@@ -237,6 +237,129 @@ def test_pytorch_computes_the_same():
         assert_same(ours, theirs.detach().numpy(), 1e-9)
 
 
+def test_what_is_saved_is_loaded(tmp_path):
+    network, other = network_of(13), network_of(14)
+    path = tmp_path / "digits \u6570\u5b57"  # no suffix: none is added
+    network.save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    with np.load(path, allow_pickle=False) as file:
+        assert {name: array.shape for name, array in file.items()} == {
+            "k0": (4, 1, 5, 5), "b0": (1, 4, 1, 1), "k3": (16, 4, 3, 3), "b3": (1, 16, 1, 1),
+            "w7": (400, 10), "b7": (1, 10)}
+    other.load(str(path))
+    for array, same in zip(arrays_of(network), arrays_of(other)):
+        np.testing.assert_array_equal(array, same)
+        assert same.dtype == np.float32
+    x, y = images_of(13, 20)
+    assert network.train(x, y, 10, 1, 0.1) == other.train(x, y, 10, 1, 0.1)
+    network.save(path)  # over the old one
+    other.load(path)
+    np.testing.assert_array_equal(network.predict(x), other.predict(x))
+    network_of(15, np.float64).save(path)
+    other.load(path)
+    for array, same in zip(arrays_of(network_of(15, np.float64)), arrays_of(other)):
+        assert same.dtype == np.float64
+        np.testing.assert_array_equal(array, same)
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "digits.npz"
+    network_of(13).save(path)
+    before = path.read_bytes()
+
+    def interrupted(file, **_):
+        file.write(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        network_of(14).save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OSError, match="nowhere"):
+        network_of(13).save(tmp_path / "nowhere" / "digits.npz")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        network_of(13).save(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def no_file(path, _):
+    path.unlink()
+
+
+def empty(path, _):
+    path.write_bytes(b"")
+
+
+def text(path, _):
+    path.write_text("k0", encoding="utf-8")
+
+
+def truncated(path, _):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def damaged(path, _):
+    content = bytearray(path.read_bytes())
+    content[3000] ^= 1
+    path.write_bytes(content)
+
+
+def one_array(path, arrays):
+    with open(path, "wb") as file:
+        np.save(file, arrays["k0"])
+
+
+def pickled(path, arrays):
+    save(path, {**arrays, "k0": np.array([{}], object)})
+
+
+def of_another_shape(path, arrays):
+    save(path, {**arrays, "b7": arrays["b7"][0]})
+
+
+def lacking(path, arrays):
+    save(path, {name: array for name, array in arrays.items() if name != "k3"})
+
+
+def with_more(path, arrays):
+    save(path, {**arrays, "k9": arrays["k0"]})
+
+
+def of_integers(path, arrays):
+    save(path, {**arrays, "w7": arrays["w7"].astype(int)})
+
+
+def save(path, arrays):
+    """Write arrays to a file as it is named."""
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+@pytest.mark.parametrize("spoil, error, message", [
+    (no_file, FileNotFoundError, "digits.npz"), (empty, ValueError, "not a file that save"),
+    (text, ValueError, "not a file that save"), (truncated, ValueError, "not a file that save"),
+    (damaged, ValueError, "not a file that save"), (one_array, ValueError, "not a file that save"),
+    (pickled, ValueError, "not a file that save"),
+    (of_another_shape, ValueError, r"'b7': \(10,\).*expected.*'b7': \(1, 10\)"),
+    (lacking, ValueError, "holds parameters of shapes"), (with_more, ValueError, "'k9'"),
+    (of_integers, ValueError, "holds parameters of shapes")])
+def test_a_file_that_cannot_be_loaded_changes_nothing(tmp_path, spoil, error, message):
+    path, network = tmp_path / "digits.npz", network_of(13)
+    network.save(path)
+    with np.load(path) as file:
+        spoil(path, dict(file))
+    before = [array.copy() for array in arrays_of(network)]
+    with pytest.raises(error, match=message) as caught:
+        network.load(path)
+    assert "digits.npz" in str(caught.value)
+    for array, same in zip(arrays_of(network), before):
+        np.testing.assert_array_equal(array, same)
+
+
 IMAGES = np.zeros((2, 1, 28, 28), np.float32)
 LABELS = np.array([1, 2])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image  # which comes with matplotlib
 
 import cnn_numpy
 from cnn_numpy import load_dataset
@@ -97,12 +98,13 @@ def test_other_formats_and_litter(data):
     colour = np.dstack([grey, grey, grey])
     plt.imsave(folder / "1.png", colour)  # red, green, blue and opacity
     plt.imsave(folder / "2.png", np.dstack([np.ones_like(colour), grey]))
-    plt.imsave(folder / "3.tiff", colour)
+    Image.fromarray((colour * 255).round().astype(np.uint8)).save(folder / "3.tiff")
     plt.imsave(folder / "4.png", np.dstack([grey, 0 * grey, 0 * grey]))
     inputs, targets = load_dataset(data / "train")
     assert np.sum(targets == 0) == 4 and inputs.dtype == np.float32
     for image in inputs[:3, 0]:
         np.testing.assert_allclose(image, grey, atol=1e-6)
+        assert image.dtype == np.float32
     np.testing.assert_allclose(inputs[3, 0], 0.299 * grey, atol=1e-6)
 
 
@@ -148,7 +150,9 @@ def test_unusable_folder(data, spoil):
     ("--batch-size", "0", "an integer of at least 1"), ("--lr", "0", "a finite number above 0"),
     ("--lr", "nan", "a finite number above 0"), ("--lr", "inf", "a finite number above 0"),
     ("--lr", "x", "a finite number above 0"), ("--seed", "-1", "an integer from 0 to 4294967295"),
-    ("--seed", "4294967296", "an integer from 0 to 4294967295")])
+    ("--seed", "4294967296", "an integer from 0 to 4294967295"),
+    ("--save", "nowhere/digits.npz", "a file in a folder that exists"),
+    ("--save", ".", "a file in a folder that exists")])
 def test_wrong_argument(tmp_path, name, value, expected):
     assert_one_line(fork(tmp_path, name, value), 2, name, f"'{value}', expected {expected}")
 
@@ -228,6 +232,25 @@ def test_curve_that_cannot_be_written(data):
     (data.parent / "loss.png").mkdir()
     result = fork(data.parent, "--epochs", "1")
     assert_one_line(result, 1, "loss.png cannot be written")
+    assert "Classification Report: Test" in result.stdout
+
+
+def test_save(data):
+    folder = data.parent
+    result = fork(folder, "--epochs", "2", "--save", "digits.npz")
+    assert result.returncode == 0 and result.stderr == ""
+    network = cnn_numpy.ConvolutionNeuralNetwork()
+    network.load(folder / "digits.npz")
+    last = re.findall(r"Test Loss: (.*)", result.stdout)[-1]
+    assert f"{network.test(*load_dataset(data / 'test'), 100):.4f}" == last
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "cv-data", "digits.npz", "err", "loss.png", "out"]
+
+
+def test_a_network_that_cannot_be_written(data):
+    (data.parent / "digits.npz.part").mkdir()
+    result = fork(data.parent, "--epochs", "1", "--save", "digits.npz")
+    assert_one_line(result, 1, "digits.npz cannot be written")
     assert "Classification Report: Test" in result.stdout
 
 
