@@ -115,8 +115,7 @@ class MaxPoolingLayer(NetworkLayer):
     elements the first in row order wins.
 
     Args:
-        k1: Height of the window, at least 1.
-        k2: Width of the window, at least 1.
+        k1, k2: Height and width of the window, at least 1.
 
     Shapes: x (B, C, H, W) to y (B, C, H/k1, W/k2), of the same dtype.
 
@@ -242,8 +241,7 @@ class LinearLayer(ParamLayer):
     d1 terms in a sum, wider draws give outputs so large that ReLUs die in the first steps.
 
     Args:
-        d1: Number of features in, at least 1.
-        d2: Number of features out, at least 1.
+        d1, d2: Features in and out, at least 1.
 
     Shapes: x (B, d1) to z (B, d2).
 
@@ -286,8 +284,9 @@ class ConvolutionLayer(ParamLayer):
     """Convolution with stride 1 and without padding, Y = X * K + b (series, part 2).
 
     As a matrix product, Y' = K' X' (the series' Y' = X' K'^T, transposed): the kernel is only
-    reshaped, a column of X' is one patch of the image. Only the patches of one output row are
-    multiplied at a time, because those fit into the processor's cache.
+    reshaped, a column of X' is one patch of the image. All of X' would not fit into the
+    processor's cache; here x is unfolded along its width alone, into strips, and the patches of
+    one output row are k1 strips that follow each other in memory.
 
     dL/db sums dL/dY over the batch and the pixels, dL/dK' = dL/dY' X'^T, and dL/dX is
     K'^T dL/dY' folded back: each number is added to the pixel it was unfolded from. The series
@@ -298,10 +297,8 @@ class ConvolutionLayer(ParamLayer):
     die in the first steps.
 
     Args:
-        c1: Channels in, at least 1.
-        c2: Channels out, at least 1.
-        k1: Height of the kernel, at least 1.
-        k2: Width of the kernel, at least 1.
+        c1, c2: Channels in and out, at least 1.
+        k1, k2: Height and width of the kernel, at least 1.
 
     Shapes: x (B, c1, H, W) to y (B, c2, o1, o2), o1 = H - k1 + 1 and o2 = W - k2 + 1.
 
@@ -357,8 +354,9 @@ class ConvolutionLayer(ParamLayer):
                              f"output, {(B, c2, o1, o2)}")
         _, c1, k1, k2 = self.k.shape
         y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
-        k_grad = sum(y_grad[:, i, columns] @ patches.T
-                     for i, columns, patches in self._patches(self._strips(x)))
+        k_grad = np.zeros((c2, k1 * c1 * k2), np.result_type(x, y_grad))
+        for i, columns, patches in self._patches(self._strips(x)):
+            k_grad += y_grad[:, i, columns] @ patches.T
         self.k_grad = k_grad.reshape(c2, k1, c1, k2).transpose(0, 2, 1, 3)
         self.b_grad = np.einsum("bchw->c", last_x_grad).reshape(self.b.shape)
 
@@ -382,9 +380,9 @@ class ConvolutionLayer(ParamLayer):
         return np.ascontiguousarray(strips).reshape(H, c1 * k2, o2 * B)
 
     def _patches(self, strips):
-        """Yield a piece of an output row's X', (k1*c1*k2, n), after the other: views of strips."""
+        """Yield X' in pieces of an output row: its i, its columns, and views (k1*c1*k2, n)."""
         size, k1 = self.k[0].size, self.k.shape[2]
-        n = max(1, 60_000 // size)  # 240 KB, which the processor's second-level cache holds
+        n = max(1, 60_000 // size)  # 240 KB a piece, which the second-level cache holds
         for start in range(0, strips.shape[2], n):
             columns = slice(start, start + n)
             for i in range(len(strips) - k1 + 1):

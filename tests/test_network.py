@@ -1,4 +1,6 @@
 """The network: its layers in a row, gradient descent step by step, PyTorch as the judge."""
+import weakref
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax
@@ -98,6 +100,16 @@ def test_keepgrad_keeps_the_inputs_of_the_last_batch_alone():
     np.testing.assert_array_equal(network.backward(np.ones((3, 10), np.float32)), x_grad)
     np.testing.assert_array_equal(x, before)
     assert x_grad.dtype == np.float32
+
+
+def test_the_last_batch_is_freed_before_the_next_is_computed():
+    network = network_of(4)
+    network.forward(images_of(4, 5)[0], keepgrad=True)
+    kept, freed = weakref.ref(network.layer_inputs[3]), []
+    forward = network.layers[0].forward
+    network.layers[0].forward = lambda x: freed.append(kept() is None) or forward(x)
+    network.forward(images_of(4, 5)[0], keepgrad=True)
+    assert freed == [True]
 
 
 def test_memory_order_and_batch_change_nothing():

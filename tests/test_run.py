@@ -1,4 +1,5 @@
 """The data and the run, as a person starts it."""
+import io
 import multiprocessing
 import os
 import re
@@ -233,6 +234,43 @@ def test_curve_that_cannot_be_written(data):
     result = fork(data.parent, "--epochs", "1")
     assert_one_line(result, 1, "loss.png cannot be written")
     assert "Classification Report: Test" in result.stdout
+
+
+def test_every_line_is_flushed_at_once(data, monkeypatch):
+    class Watched(io.StringIO):
+        def write(self, text):
+            assert not self.waiting, f"{text!r} comes before the last line is flushed"
+            self.waiting = text == "\n"  # with which print ends
+            return super().write(text)
+
+        def flush(self):
+            self.waiting = False
+
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, Watched())
+        getattr(sys, name).waiting = False
+    monkeypatch.chdir(data.parent)
+    (data.parent / "loss.png").mkdir()
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "--epochs", "2"])
+    assert cnn_numpy.main() == 1
+    assert len(sys.stdout.getvalue().splitlines()) > 20 and not sys.stdout.waiting
+    assert "loss.png" in sys.stderr.getvalue() and not sys.stderr.waiting
+
+
+def test_the_losses_are_those_of_the_seed(data):
+    """The seed fixes the order of the training images first and the parameters then."""
+    result = fork(data.parent, "--epochs", "3", "--batch-size", "16", "--seed", "7", "--lr", "0.2")
+    np.random.seed(7)
+    train_x, train_y = load_dataset(data / "train", shuffle=True)
+    test_x, test_y = load_dataset(data / "test")
+    network, losses = cnn_numpy.ConvolutionNeuralNetwork(), []
+    for epoch in range(1, 4):
+        train_loss = network.train(train_x, train_y, 16, 3, 0.2)
+        losses.append(f"Epoch:   {epoch} Train Loss: {train_loss:.4f} "
+                      f"Test Loss: {network.test(test_x, test_y, 16):.4f}")
+    assert result.stdout.splitlines()[3:6] == losses
+    accuracy = np.mean(network.predict(test_x).argmax(axis=1) == test_y)
+    assert re.findall(r"accuracy +(\S+) ", result.stdout)[1] == f"{accuracy:.4f}"
 
 
 def test_save(data):
