@@ -24,7 +24,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.metrics import classification_report
 
 
@@ -150,10 +149,12 @@ class MaxPoolingLayer(NetworkLayer):
                              f"output, {y.shape}")
         x_grad = np.empty_like(x, dtype=last_x_grad.dtype)
         undecided = np.ones_like(y, dtype=bool)
-        for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
+        *grads, last_grad = self._window_elements(x_grad)
+        for element, element_grad in zip(self._window_elements(x), grads):
             won = (element == y) & undecided
             undecided ^= won
             np.multiply(last_x_grad, won, out=element_grad)
+        np.multiply(last_x_grad, undecided, out=last_grad)  # no other has won there
         return x_grad
 
     def _window_elements(self, x):
@@ -375,9 +376,12 @@ class ConvolutionLayer(ParamLayer):
 
     def _strips(self, x):
         """Return x unfolded along its width, (H, c1*k2, o2*B)."""
-        strips = sliding_window_view(x, self.k.shape[3], axis=3).transpose(2, 1, 4, 3, 0)
-        H, c1, k2, o2, B = strips.shape
-        return np.ascontiguousarray(strips).reshape(H, c1 * k2, o2 * B)
+        B, _, _, o2 = self._output_shape(x)
+        H, c1, k2 = x.shape[2], x.shape[1], self.k.shape[3]
+        strips = np.empty((H, c1, k2, o2, B), x.dtype)
+        for j in range(k2):
+            strips[:, :, j] = x[..., j:j + o2].transpose(2, 1, 3, 0)  # (H, c1, o2, B)
+        return strips.reshape(H, c1 * k2, o2 * B)
 
     def _patches(self, strips):
         """Yield X' in pieces of an output row: its i, its columns, and views (k1*c1*k2, n)."""
@@ -500,8 +504,11 @@ class ConvolutionNeuralNetwork:
             RuntimeError: No forward pass with keepgrad before.
             ValueError: A last_x_grad of another shape.
         """
-        last_x_grad = self._backward_to_first(last_x_grad)
-        return self.layers[0].backward(self.layer_inputs[0], last_x_grad)
+        if not self.layer_inputs:
+            raise RuntimeError("layer_inputs is empty, expected forward(x, keepgrad=True) first")
+        for layer, x in zip(self.layers[::-1], self.layer_inputs[::-1]):
+            last_x_grad = layer.backward(x, last_x_grad)
+        return last_x_grad
 
     def update(self, lr):
         """Take one step of gradient descent in every layer with parameters.
@@ -544,11 +551,12 @@ class ConvolutionNeuralNetwork:
                 for batch, x, y in self._batches(train_x, train_y, batch_size):
                     logits = self.forward(x, keepgrad=True)
                     loss_sum += self._finite_loss(logits, y, batch) * len(y)
+                    x_grad = self.loss_func.backward(logits, y)
+                    for layer in self.layers[:0:-1]:
+                        x_grad = layer.backward(self.layer_inputs.pop(), x_grad)
                     # nobody needs the images' gradient; the series' layers have no set_grads
                     first = self.layers[0]
-                    set_grads = getattr(first, "set_grads", first.backward)
-                    set_grads(self.layer_inputs[0],
-                              self._backward_to_first(self.loss_func.backward(logits, y)))
+                    getattr(first, "set_grads", first.backward)(self.layer_inputs.pop(), x_grad)
                     self.update(lr)
         finally:
             self.layer_inputs = []
@@ -639,14 +647,6 @@ class ConvolutionNeuralNetwork:
         """Return the name of each parameter in a file, with its layer and its name there."""
         return {f"{name}{number}": (layer, name) for number, layer in enumerate(self.layers)
                 for name in ("k", "w", "b") if hasattr(layer, name)}
-
-    def _backward_to_first(self, last_x_grad):
-        """Run backward down to the first layer, and return dL/dy of that."""
-        if not self.layer_inputs:
-            raise RuntimeError("layer_inputs is empty, expected forward(x, keepgrad=True) first")
-        for layer, x in zip(self.layers[:0:-1], self.layer_inputs[:0:-1]):
-            last_x_grad = layer.backward(x, last_x_grad)
-        return last_x_grad
 
     def _batches(self, images, labels, batch_size):
         """Yield the batches, each as its name, images and labels."""
