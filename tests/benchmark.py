@@ -165,15 +165,15 @@ def main():
         for name in NETWORKS:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
                 memory[name] = process.submit(peak_memory, name).result()
-    from cnn_numpy import load_dataset
-    from threadpoolctl import threadpool_info
-    np.random.seed(1234)
-    data = [*load_dataset(PROJECT / "cv-data" / "train", shuffle=True),
-            *load_dataset(PROJECT / "cv-data" / "test")]
+    from threadpoolctl import threadpool_info  # asked before other packages bring their own BLAS
     blas = [f" ({library['internal_api']} {library['version']}, {library['architecture']})"
             for library in threadpool_info() if library["user_api"] == "blas"]
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-          f"NumPy {np.__version__}{''.join(blas[:1])}{PYTORCH}")
+          f"NumPy {np.__version__}{''.join(blas)}{PYTORCH}")
+    from cnn_numpy import load_dataset
+    np.random.seed(1234)
+    data = [*load_dataset(PROJECT / "cv-data" / "train", shuffle=True),
+            *load_dataset(PROJECT / "cv-data" / "test")]
     compare(data, memory)
     growth(*data[:2])
 

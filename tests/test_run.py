@@ -164,8 +164,12 @@ def test_unknown_argument(tmp_path):
 
 def test_arguments_at_their_limits(data):
     for seed in ("0", "4294967295"):
-        assert fork(data.parent, "--epochs", "1", "--batch-size", "1000", "--lr", "1e-9",
-                    "--seed", seed).returncode == 0
+        result = fork(data.parent, "--epochs", "1", "--batch-size", "1000", "--lr", "1e-9",
+                      "--seed", seed)
+        assert result.returncode == 0 and result.stderr == ""
+        # digits that an untrained network never answers have no precision, and say so as 0
+        assert re.search(r" 0\.0000 +0\.0000 +0\.0000 ", result.stdout)
+        assert not re.search(r" 1\.0000 +0\.0000 +0\.0000 ", result.stdout)
 
 
 def test_an_error_in_a_process_of_its_own(tmp_path):
