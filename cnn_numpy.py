@@ -7,8 +7,9 @@ o1 and o2 output height and width; d1 and d2 features in and out; L the loss.
 
 How the arrays lie in memory, and why: an array of shape (B, C, H, W) is a transposed view of
 memory ordered (C, H, W, B), "batch last". Every slice that convolution and pooling take is then
-made of long contiguous runs, which is what a processor reads fastest. NumPy keeps that order by
-itself; only the images are brought into it, once a batch. No result depends on it.
+made of long contiguous runs, which is what a processor reads fastest. NumPy's element-wise
+functions keep that order, convolution and the linear layer's backward give their results in it,
+and the images are brought into it once a batch. No value depends on it.
 """
 # The series fixes a run with np.random.seed, so all draws come from that global generator:
 # ruff: noqa: NPY002
@@ -30,8 +31,8 @@ from sklearn.metrics import classification_report
 def load_dataset(folder, shuffle=False):
     """Read a folder of images, one subfolder "0" to "9" for each digit (series, part 1).
 
-    Files are read in the order of their names. Hidden files and Thumbs.db and desktop.ini are
-    passed over, colours are turned into grey.
+    Files are read in the order of their names. Hidden files, Thumbs.db and desktop.ini are
+    skipped, colours are turned into grey, transparent pixels into black.
 
     Args:
         folder: Path of the folder that holds the ten subfolders.
@@ -43,7 +44,7 @@ def load_dataset(folder, shuffle=False):
 
     Raises:
         FileNotFoundError: A folder is missing, or a digit's folder holds no image.
-        ValueError: A file is no readable image, or two images differ in size.
+        ValueError: A file is not a readable image, or two images differ in size.
     """
     folder = Path(folder)
     paths, images, targets = [], [], []
@@ -67,7 +68,7 @@ def _image_paths(folder):
     """Return the paths of a digit's images in the order of their names."""
     for needed in (folder.parent.parent, folder.parent, folder):
         if not needed.is_dir():
-            raise FileNotFoundError(f"{needed} is missing, expected a folder")
+            raise FileNotFoundError(f"{needed} is missing or not a folder")
     paths = [path for path in sorted(folder.iterdir(), key=lambda path: path.name)
              if not path.name.startswith(".")
              and path.name.lower() not in ("thumbs.db", "desktop.ini")]
@@ -120,7 +121,7 @@ class MaxPoolingLayer(NetworkLayer):
 
     Raises:
         ValueError: A size below 1; x without four axes or not divisible into windows; a
-            last_x_grad that has not the shape of y.
+            last_x_grad whose shape is not that of y.
     """
 
     def __init__(self, k1, k2):
@@ -169,7 +170,7 @@ class ReLULayer(NetworkLayer):
     dL/dx is dL/dy where x > 0, and 0 elsewhere.
 
     Raises:
-        ValueError: A last_x_grad that has not the shape of x.
+        ValueError: A last_x_grad whose shape is not that of x.
     """
 
     def forward(self, x):
@@ -194,8 +195,8 @@ class FlattenLayer(NetworkLayer):
     Shapes: x (B, C, H, W) to y (B, C*H*W) with the defaults, of the same dtype.
 
     Raises:
-        ValueError: x without these axes, or end before start; a last_x_grad that has not the
-            shape of y.
+        ValueError: x without these axes, or end before start; a last_x_grad whose shape is not
+            that of y.
     """
 
     def __init__(self, start=1, end=-1):
@@ -216,7 +217,7 @@ class FlattenLayer(NetworkLayer):
 
     def _output_shape(self, x):
         """Return the shape of y."""
-        axes = range(x.ndim)
+        axes = range(x.ndim)  # axes[-1] is the last axis, counted from the start
         if not (-x.ndim <= self.start < x.ndim and -x.ndim <= self.end < x.ndim
                 and axes[self.start] <= axes[self.end]):
             raise ValueError(f"x has shape {x.shape}, expected the axes {self.start} to "
@@ -262,15 +263,14 @@ class LinearLayer(ParamLayer):
 
     def forward(self, x):
         """Return Z = X W + b, (B, d2)."""
-        if x.ndim != 2 or x.shape[1] != len(self.w):
-            raise ValueError(f"x has shape {x.shape}, expected (B, {len(self.w)})")
+        self._output_shape(x)
         return x @ self.w + self.b
 
     def backward(self, x, last_x_grad):
         """Return dL/dX = dL/dZ W^T, (B, d1), and set w_grad and b_grad."""
-        if last_x_grad.shape != (len(x), self.w.shape[1]):
+        if last_x_grad.shape != self._output_shape(x):
             raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected that of the "
-                             f"output, {(len(x), self.w.shape[1])}")
+                             f"output, {self._output_shape(x)}")
         self.b_grad = last_x_grad.sum(axis=0, keepdims=True)
         self.w_grad = x.T @ last_x_grad
         return (self.w @ last_x_grad.T).T  # batch last in memory, as dL/dZ W^T would not be
@@ -280,14 +280,20 @@ class LinearLayer(ParamLayer):
         self.w -= lr * self.w_grad
         self.b -= lr * self.b_grad
 
+    def _output_shape(self, x):
+        """Return the shape of z."""
+        if x.ndim != 2 or x.shape[1] != len(self.w):
+            raise ValueError(f"x has shape {x.shape}, expected (B, {len(self.w)})")
+        return len(x), self.w.shape[1]
+
 
 class ConvolutionLayer(ParamLayer):
     """Convolution with stride 1 and without padding, Y = X * K + b (series, part 2).
 
-    As a matrix product, Y' = K' X' (the series' Y' = X' K'^T, transposed): the kernel is only
-    reshaped, a column of X' is one patch of the image. All of X' would not fit into the
-    processor's cache; here x is unfolded along its width alone, into strips, and the patches of
-    one output row are k1 strips that follow each other in memory.
+    As a matrix product, Y' = K' X' (the series' Y' = X' K'^T, transposed): a row of K' is one
+    kernel, a column of X' one patch of the image, both in the order k1, c1, k2. All of X' would
+    not fit into the processor's second-level cache. So x is unfolded along its width alone, into
+    strips, and the patches of an output row are k1 strips that follow each other in memory.
 
     dL/db sums dL/dY over the batch and the pixels, dL/dK' = dL/dY' X'^T, and dL/dX is
     K'^T dL/dY' folded back: each number is added to the pixel it was unfolded from. The series
@@ -305,7 +311,7 @@ class ConvolutionLayer(ParamLayer):
 
     Raises:
         ValueError: A size below 1; x that is not (B, c1, H, W) or smaller than the kernel; a
-            last_x_grad that has not the shape of y.
+            last_x_grad whose shape is not that of y.
     """
 
     def __init__(self, c1, c2, k1, k2):
@@ -336,15 +342,15 @@ class ConvolutionLayer(ParamLayer):
         B, c1, H, W = x.shape
         _, c2, o1, o2 = last_x_grad.shape
         k2 = self.k.shape[3]
-        kernel = self.k.transpose(2, 1, 3, 0).reshape(-1, c2)  # (k1*c1*k2, c2)
+        kernel = self.k.transpose(0, 2, 1, 3).reshape(c2, -1)  # (c2, k1*c1*k2)
         y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
         strips_grad = np.zeros((H, c1 * k2, o2 * B), np.result_type(kernel, y_grad))
         for i, columns, patches_grad in self._patches(strips_grad):
-            patches_grad += kernel @ y_grad[:, i, columns]
-        strips_grad = strips_grad.reshape(H, c1, k2, o2, B).transpose(2, 4, 1, 0, 3)
+            patches_grad += kernel.T @ y_grad[:, i, columns]
+        strips_grad = strips_grad.reshape(H, c1, k2, o2, B)
         x_grad = np.zeros((c1, H, W, B), strips_grad.dtype).transpose(3, 0, 1, 2)
         for j in range(k2):
-            x_grad[..., j:j + o2] += strips_grad[j]  # (B, c1, H, o2)
+            x_grad[..., j:j + o2] += strips_grad[:, :, j].transpose(3, 1, 0, 2)  # (B, c1, H, o2)
         return x_grad
 
     def set_grads(self, x, last_x_grad):
@@ -384,11 +390,11 @@ class ConvolutionLayer(ParamLayer):
         return strips.reshape(H, c1 * k2, o2 * B)
 
     def _patches(self, strips):
-        """Yield X' in pieces of an output row: its i, its columns, and views (k1*c1*k2, n)."""
+        """Yield an output row, columns of it and their patches, a view (k1*c1*k2, width)."""
         size, k1 = self.k[0].size, self.k.shape[2]
-        n = max(1, 60_000 // size)  # 240 KB a piece, which the second-level cache holds
-        for start in range(0, strips.shape[2], n):
-            columns = slice(start, start + n)
+        width = max(1, 60_000 // size)  # 240 KB of float32, which the second-level cache holds
+        for start in range(0, strips.shape[2], width):
+            columns = slice(start, start + width)
             for i in range(len(strips) - k1 + 1):
                 yield i, columns, strips[i:i + k1, :, columns].reshape(size, -1)
 
@@ -399,7 +405,7 @@ class CrossEntropyLoss:
     dL/dx = (p - q) / B, where q is 1 at the label and 0 elsewhere. The row's largest logit is
     subtracted first, which does not change p and keeps exp from overflowing.
 
-    Shapes: x, logits, float (B, C); y, labels 0..C-1, integer (B,).
+    Shapes: x, logits of C classes, float (B, C); y, labels 0..C-1, integer (B,).
 
     Raises:
         ValueError: x that is not (B, C) or is empty; y that is not (B,) or has a label outside
@@ -517,7 +523,7 @@ class ConvolutionNeuralNetwork:
             lr: Learning rate, a finite number above 0.
 
         Raises:
-            ValueError: A learning rate that is no such number.
+            ValueError: Any other learning rate.
         """
         if not (isinstance(lr, Real) and 0 < lr < math.inf):
             raise ValueError(f"lr = {lr!r}, expected a finite number above 0")
@@ -551,10 +557,11 @@ class ConvolutionNeuralNetwork:
                 for batch, x, y in self._batches(train_x, train_y, batch_size):
                     logits = self.forward(x, keepgrad=True)
                     loss_sum += self._finite_loss(logits, y, batch) * len(y)
+                    # backward, but each input is freed once it is used, and the gradient of the
+                    # images, which nobody needs, is left out where the first layer can do so
                     x_grad = self.loss_func.backward(logits, y)
                     for layer in self.layers[:0:-1]:
                         x_grad = layer.backward(self.layer_inputs.pop(), x_grad)
-                    # nobody needs the images' gradient; the series' layers have no set_grads
                     first = self.layers[0]
                     getattr(first, "set_grads", first.backward)(self.layer_inputs.pop(), x_grad)
                     self.update(lr)
@@ -601,7 +608,8 @@ class ConvolutionNeuralNetwork:
     def save(self, path):
         """Write the parameters to a file, each under its layer's number: k0, b0, k3, b3, w7, b7.
 
-        An interrupted save leaves an older file of that name as it was.
+        It writes to a second file, path with ".part", and then renames that: an interrupted save
+        leaves an older file as it was.
 
         Args:
             path: Path of the file, in NumPy's format npz; no suffix is added.
@@ -644,7 +652,7 @@ class ConvolutionNeuralNetwork:
             setattr(layer, name, arrays[key])
 
     def _parameters(self):
-        """Return the name of each parameter in a file, with its layer and its name there."""
+        """Return, for each name in a file, the layer and its attribute: k0 is layers[0].k."""
         return {f"{name}{number}": (layer, name) for number, layer in enumerate(self.layers)
                 for name in ("k", "w", "b") if hasattr(layer, name)}
 
@@ -664,8 +672,8 @@ class ConvolutionNeuralNetwork:
         """Return the loss, or raise FloatingPointError if the training has diverged."""
         loss = self.loss_func.forward(logits, y)
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss of {batch} is {loss}: the training has diverged, "
-                                     "try a smaller learning rate")
+            raise FloatingPointError(f"the loss of {batch} is {loss}: the images are not finite or "
+                                     "the training has diverged, try a smaller learning rate")
         return loss
 
     @staticmethod
@@ -690,9 +698,10 @@ def _argument_type(convert, accepts, expected):
     def parse(text):
         try:
             value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not accepts(value):
+            accepted = accepts(value)
+        except (ValueError, OSError):  # an OSError by a path that is too long
+            accepted = False
+        if not accepted:
             raise argparse.ArgumentTypeError(f"{text!r}, expected {expected}")
         return value
     return parse
@@ -773,7 +782,9 @@ def _run(args):
         raise FloatingPointError(f"epoch {epoch}: {error} than {args.lr}") from error
     _print_title(f"End Train: {(time.perf_counter() - begin) / 60:.2f} min")
 
-    files = {"loss.png": partial(_save_curve, train_losses, test_losses)}
+    files = {}
+    if train_losses:
+        files["loss.png"] = partial(_save_curve, train_losses, test_losses)
     if args.save:
         files[args.save] = network.save
     for path, save in files.items():

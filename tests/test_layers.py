@@ -280,6 +280,17 @@ def test_update_is_a_step_against_the_gradient_in_place(case):
         np.testing.assert_array_equal(array, value)
 
 
+@pytest.mark.parametrize("layer, shape", [
+    (MaxPoolingLayer(2, 2), (0, 2, 4, 6)), (ReLULayer(), (0, 3)), (FlattenLayer(), (0, 2, 3)),
+    (LinearLayer(4, 3), (0, 4)), (ConvolutionLayer(2, 3, 3, 2), (0, 2, 6, 5))], ids=str)
+def test_no_images_give_no_outputs(layer, shape):
+    x = np.zeros(shape)
+    y = layer.forward(x)
+    assert len(y) == 0 and layer.backward(x, y).shape == shape
+    for name in parameters(layer):
+        np.testing.assert_array_equal(getattr(layer, name + "_grad"), 0 * getattr(layer, name))
+
+
 def test_the_base_classes_only_promise():
     for call in (lambda: NetworkLayer().forward(0), lambda: NetworkLayer().backward(0, 0),
                  lambda: ParamLayer().update(0)):
@@ -537,6 +548,7 @@ LOGITS = np.zeros((2, 3))
     (lambda: LinearLayer(4, 1).forward(X4), ValueError, r"expected \(B, 4\)"),
     (lambda: LinearLayer(4, 1).forward(X4[0, 0, :, :3]), ValueError, r"expected \(B, 4\)"),
     (lambda: LinearLayer(4, 2).backward(X4[0, 0], X4[0, 0]), ValueError, "last_x_grad has shape"),
+    (lambda: LinearLayer(3, 4).backward(X4[0, 0], X4[0, 0]), ValueError, r"expected \(B, 3\)"),
     (lambda: LinearLayer(4, 4).backward(X4[0, 0], X4[0, 0, :1]), ValueError, "last_x_grad"),
     (lambda: ConvolutionLayer(3, 1, 2, 2).forward(X4[0]), ValueError, r"expected \(B, 3, H, W\)"),
     (lambda: ConvolutionLayer(2, 1, 2, 2).forward(X4), ValueError, r"expected \(B, 2, H, W\)"),

@@ -109,6 +109,11 @@ def test_other_formats_and_litter(data):
     np.testing.assert_allclose(inputs[3, 0], 0.299 * grey, atol=1e-6)
 
 
+def test_a_file_in_place_of_a_folder(tmp_path):
+    (tmp_path / "cv-data").write_text("no folder", encoding="utf-8")
+    assert_one_line(fork(tmp_path), 1, "cv-data is missing or not a folder")
+
+
 @pytest.mark.parametrize("missing", ["", "train", "test", "train/7"])
 def test_missing_folder(data, missing):
     shutil.rmtree(data / missing)
@@ -153,7 +158,8 @@ def test_unusable_folder(data, spoil):
     ("--lr", "x", "a finite number above 0"), ("--seed", "-1", "an integer from 0 to 4294967295"),
     ("--seed", "4294967296", "an integer from 0 to 4294967295"),
     ("--save", "nowhere/digits.npz", "a file in a folder that exists"),
-    ("--save", ".", "a file in a folder that exists")])
+    ("--save", ".", "a file in a folder that exists"),
+    ("--save", "x" * 5000, "a file in a folder that exists")])
 def test_wrong_argument(tmp_path, name, value, expected):
     assert_one_line(fork(tmp_path, name, value), 2, name, f"'{value}', expected {expected}")
 
@@ -316,10 +322,21 @@ def test_interrupt(data):
     assert (data.parent / "loss.png").is_file()
 
 
-def test_interrupt_before_training(monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+def interrupted(*_):
+    """Behave like a call during which Ctrl-C is pressed."""
+    raise KeyboardInterrupt
 
+
+def test_interrupt_in_the_first_epoch(data, monkeypatch, capsys):
+    monkeypatch.chdir(data.parent)
+    monkeypatch.setattr(sys, "argv", [SCRIPT])
+    monkeypatch.setattr(cnn_numpy.ConvolutionNeuralNetwork, "train", interrupted)
+    assert cnn_numpy.main() == 130
+    assert "Classification Report: Test" in capsys.readouterr().out
+    assert not (data.parent / "loss.png").exists()  # nothing to draw, and none is overwritten
+
+
+def test_interrupt_before_training(monkeypatch):
     monkeypatch.setattr(sys, "argv", [SCRIPT])
     monkeypatch.setattr(cnn_numpy, "_run", interrupted)
     assert cnn_numpy.main() == 130
