@@ -81,6 +81,11 @@ def test_the_network_knows_photos_of_digits(tmp_path):
     for digit in x[-200:, 0]:
         photo_of(digit, rng).save(tmp_path / "photo.png")
         photos.append(names["digit_image"](tmp_path / "photo.png"))
+    white_on_black = Image.fromarray((x[0, 0] * 255).astype(np.uint8))
+    for name, image in (("blank", Image.new("L", (90, 60), 240)), ("chalk", white_on_black)):
+        image.save(tmp_path / f"{name}.png")
+        with pytest.raises(ValueError, match=f"{name}.png shows no dark digit"):
+            names["digit_image"](tmp_path / f"{name}.png")
     photos = np.concatenate(photos)
     assert photos.dtype == np.float32 and photos.min() >= 0 and photos.max() == 1
     assert np.mean(network.predict(photos).argmax(axis=1) == plain) >= 0.9
