@@ -737,15 +737,16 @@ def _print_title(title):
     print(f"{'=' * 15} {title} {'=' * 15}", flush=True)
 
 
-def _save_curve(train_losses, test_losses, path):
+def _save_curve(losses, path):
     """Draw the losses over the epochs into a PNG file."""
     # The first loss is so high that it flattens the rest; alone it is all there is to show.
-    first = 1 if len(train_losses) > 1 else 0
-    epochs = range(first + 1, len(train_losses) + 1)
+    first = 1 if len(losses) > 1 else 0
+    epochs = range(first + 1, len(losses) + 1)
+    train_losses, test_losses = zip(*losses[first:])
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(epochs, train_losses[first:], marker=".", label="training images")
-    axes.plot(epochs, test_losses[first:], marker=".", label="test images")
+    axes.plot(epochs, train_losses, marker=".", label="training images")
+    axes.plot(epochs, test_losses, marker=".", label="test images")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title="Loss of the network over the epochs", xlabel="epoch",
              ylabel="mean cross-entropy loss")
@@ -763,7 +764,7 @@ def _run(args):
     print(test_x.shape, test_y.shape, flush=True)
 
     network = ConvolutionNeuralNetwork()
-    train_losses, test_losses = [], []
+    losses = []  # of training and test images, a pair for each epoch
     status = 0
     _print_title("Begin Train")
     begin = time.perf_counter()
@@ -771,8 +772,7 @@ def _run(args):
         for epoch in range(1, args.epochs + 1):
             train_loss = network.train(train_x, train_y, args.batch_size, args.epochs, args.lr)
             test_loss = network.test(test_x, test_y, args.batch_size)
-            train_losses.append(train_loss)
-            test_losses.append(test_loss)
+            losses.append((train_loss, test_loss))
             print(f"Epoch: {epoch:3d} Train Loss: {train_loss:.4f} Test Loss: {test_loss:.4f}",
                   flush=True)
     except KeyboardInterrupt:
@@ -783,8 +783,8 @@ def _run(args):
     _print_title(f"End Train: {(time.perf_counter() - begin) / 60:.2f} min")
 
     files = {}
-    if train_losses:
-        files["loss.png"] = partial(_save_curve, train_losses, test_losses)
+    if losses:
+        files["loss.png"] = partial(_save_curve, losses)
     if args.save:
         files[args.save] = network.save
     for path, save in files.items():

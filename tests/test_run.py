@@ -227,8 +227,8 @@ def test_run(data):
 def test_the_curve_leaves_out_the_first_epoch(monkeypatch):
     figures = []
     monkeypatch.setattr(cnn_numpy.Figure, "savefig", lambda self, *_, **__: figures.append(self))
-    cnn_numpy._save_curve([9.0, 3.0, 1.0], [8.0, 4.0, 2.0], "loss.png")
-    cnn_numpy._save_curve([9.0], [8.0], "loss.png")
+    cnn_numpy._save_curve([(9.0, 8.0), (3.0, 4.0), (1.0, 2.0)], "loss.png")
+    cnn_numpy._save_curve([(9.0, 8.0)], "loss.png")
     axes, single = (figure.axes[0] for figure in figures)
     assert axes.get_title() and axes.get_xlabel() == "epoch" and "loss" in axes.get_ylabel()
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
