@@ -365,6 +365,7 @@ class ConvolutionLayer(ParamLayer):
         for i, columns, patches in self._patches(self._strips(x)):
             k_grad += y_grad[:, i, columns] @ patches.T
         self.k_grad = k_grad.reshape(c2, k1, c1, k2).transpose(0, 2, 1, 3)
+        # twice as fast as last_x_grad.sum
         self.b_grad = np.einsum("bchw->c", last_x_grad).reshape(self.b.shape)
 
     def update(self, lr):
@@ -390,7 +391,7 @@ class ConvolutionLayer(ParamLayer):
         return strips.reshape(H, c1 * k2, o2 * B)
 
     def _patches(self, strips):
-        """Yield an output row, columns of it and their patches, a view (k1*c1*k2, width)."""
+        """Yield output row, columns in it and their patches (k1*c1*k2, width), a view to add to."""
         size, k1 = self.k[0].size, self.k.shape[2]
         width = max(1, 60_000 // size)  # 240 KB of float32, which the second-level cache holds
         for start in range(0, strips.shape[2], width):

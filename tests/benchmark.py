@@ -78,7 +78,7 @@ class PyTorchNetwork:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            loss_sum += loss.item() * len(y)
+            loss_sum += loss.item() * len(y)  # which train computes as well
         loss_sum = 0.0
         with self.no_grad():
             for x, y in zip(self.test_x.split(BATCH_SIZE), self.test_y.split(BATCH_SIZE)):

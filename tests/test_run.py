@@ -55,7 +55,7 @@ def become_the_script(folder, arguments):
 def fork(folder, *arguments):
     """Do what run does; where processes can be forked, this saves their imports."""
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    process = context.Process(target=become_the_script, args=(folder, arguments))
+    process = context.Process(target=become_the_script, args=(folder, arguments), daemon=True)
     process.start()
     process.join(120)
     out, err = ((folder / name).read_text(encoding="utf-8") for name in ("out", "err"))
