@@ -1,161 +1,123 @@
 """A convolutional network for handwritten digits in plain NumPy.
 
 It follows the three-part series at ww-rm.github.io (/posts/2023/10/13/cnn-numpy-1/, then
-/10/14/cnn-numpy-2/ and /10/15/cnn-numpy-3/) in order, names and symbols: B batch, C channels,
-H and W height and width; c1 and c2 channels in and out, k1 and k2 kernel height and width,
-o1 and o2 output height and width; d1 and d2 features in and out; L the loss.
-
-How the arrays lie in memory, and why: an array of shape (B, C, H, W) is a transposed view of
-memory ordered (C, H, W, B), "batch last". Every slice that convolution and pooling take is then
-made of long contiguous runs, which is what a processor reads fastest. NumPy's element-wise
-functions keep that order, convolution and the linear layer's backward give their results in it,
-and the images are brought into it once a batch. No value depends on it.
+/10/14/cnn-numpy-2/ and /10/15/cnn-numpy-3/): B batch, C channels, H and W height and width;
+c1 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2 output height and
+width; d1 and d2 features in and out; L the loss.
 """
-# The series fixes a run with np.random.seed, so all draws come from that global generator:
-# ruff: noqa: NPY002
-
 import argparse
 import math
+import os
+import re
 import sys
 import time
-from functools import partial
-from numbers import Integral, Real
+from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image  # Pillow, which matplotlib requires and brings
 from sklearn.metrics import classification_report
 
 
 def load_dataset(folder, shuffle=False):
     """Read a folder of images, one subfolder "0" to "9" for each digit (series, part 1).
 
-    Files are read in the order of their names. Hidden files, Thumbs.db and desktop.ini are
-    skipped, colours are turned into grey, transparent pixels into black.
-
-    Args:
-        folder: Path of the folder that holds the ten subfolders.
-        shuffle: Whether to permute the images, with NumPy's global generator.
-
-    Returns:
-        inputs, float32 (B, 1, H, W), pixels from 0 (black) to 1 (white), and targets,
-        integers (B,), the digits.
-
-    Raises:
-        FileNotFoundError: A folder is missing, or a digit's folder holds no image.
-        ValueError: A file is not a readable image, or two images differ in size.
+    Returns inputs, float32 (B, 1, H, W), pixels from 0 (black) to 1 (white), and targets,
+    integers (B,), in the order of the files' names, or shuffled with NumPy's global generator.
+    Colours become grey and transparent pixels black; hidden files, Thumbs.db and desktop.ini are
+    skipped. Refused: a subfolder that is missing or empty (OSError), a file that is not an image
+    of at most 8 bits a channel, and images of two sizes (ValueError).
     """
-    folder = Path(folder)
-    paths, images, targets = [], [], []
+    images, targets = [], []
     for digit in range(10):
-        for path in _image_paths(folder / str(digit)):
-            image = _read_image(path)
-            if images and image.shape != images[0].shape:
-                raise ValueError(f"{path} has (height, width) {image.shape}, expected that of "
-                                 f"{paths[0]}, {images[0].shape}")
-            paths.append(path)
-            images.append(image)
+        subfolder = Path(folder, str(digit)).absolute()
+        for name in sorted(os.listdir(subfolder)):
+            if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini"):
+                continue
+            images.append(_read_image(subfolder / name))
             targets.append(digit)
-    inputs, targets = np.stack(images)[:, np.newaxis], np.array(targets)
-    if shuffle:
-        order = np.random.permutation(len(targets))
-        inputs, targets = inputs[order], targets[order]
-    return inputs, targets
-
-
-def _image_paths(folder):
-    """Return the paths of a digit's images in the order of their names."""
-    for needed in (folder.parent.parent, folder.parent, folder):
-        if not needed.is_dir():
-            raise FileNotFoundError(f"{needed} is missing or not a folder")
-    paths = [path for path in sorted(folder.iterdir(), key=lambda path: path.name)
-             if not path.name.startswith(".")
-             and path.name.lower() not in ("thumbs.db", "desktop.ini")]
-    if not paths:
-        raise FileNotFoundError(f"{folder} is empty, expected at least one image")
-    return paths
+            if images[-1].shape != images[0].shape:
+                raise ValueError(f"{subfolder / name} has (height, width) {images[-1].shape}, "
+                                 f"expected {images[0].shape} like the first image")
+        if digit not in targets:
+            raise FileNotFoundError(f"{subfolder} is empty, expected at least one image")
+    inputs, targets = np.stack(images)[:, np.newaxis] / np.float32(255), np.array(targets)
+    order = np.random.permutation(len(targets)) if shuffle else slice(None)
+    return inputs[order], targets[order]
 
 
 def _read_image(path):
-    """Return an image as grey float32 pixels 0..1, (H, W)."""
+    """Return the grey pixels of an image, uint8 (H, W)."""
     try:
-        image = plt.imread(path)
-    except Exception as error:  # which one it is depends on where in the file the reader fails
+        if not path.is_file():
+            raise ValueError("it is not a regular file")
+        with Image.open(path) as image:
+            # Pillow would clip integers and floats to 8 bits, and cut 16 bits of a colour
+            if image.mode[0] in "IF" or re.search(";16[BLN]", str(image.tile)):
+                raise ValueError("it has more than 8 bits a channel")
+            if image.mode != "L" or "transparency" in image.info:
+                black = Image.new("RGBA", image.size, "black")
+                image = Image.alpha_composite(black, image.convert("RGBA"))
+            return np.asarray(image.convert("L"))
+    except Exception as error:  # which one it is depends on where in the file Pillow fails
         raise ValueError(f"{path} is not a readable image: {error}") from error
-    if image.dtype.kind != "f":
-        image = image / np.iinfo(image.dtype).max
-    if image.ndim == 3:
-        colour, opacity = image[..., :3], image[..., 3:]
-        image = colour @ [0.299, 0.587, 0.114]
-        if opacity.size:
-            image = image * opacity[..., 0]
-    return image.astype(np.float32)
 
 
 class NetworkLayer:
     """What every layer offers: y = f(x) and, given dL/dy, dL/dx (series, part 1).
 
-    A layer keeps nothing between the two: whoever calls backward hands it the same x again.
+    A layer keeps nothing: backward is given the x of the forward pass again, and last_x_grad,
+    which is dL/dy. Refused with a ValueError: an x of a shape that the layer cannot take, and a
+    last_x_grad whose shape is not that of y.
     """
 
     def forward(self, x):
-        """Return y = f(x)."""
+        """Return y."""
         raise NotImplementedError
 
     def backward(self, x, last_x_grad):
-        """Return dL/dx, given the x of the forward pass and last_x_grad, which is dL/dy."""
+        """Return dL/dx; a layer with parameters also sets their gradients."""
         raise NotImplementedError
+
+    def _shapes(self, x):
+        """Return the nearest shape to that of x that the layer takes, and that of its y."""
+        return x.shape, x.shape
+
+    def _check(self, x, last_x_grad=None):
+        """Return the shape of y, or refuse what NumPy would broadcast."""
+        x_shape, y_shape = self._shapes(x)
+        for name, array, shape in ("x", x, x_shape), ("last_x_grad", last_x_grad, y_shape):
+            if array is not None and array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+        return y_shape
 
 
 class MaxPoolingLayer(NetworkLayer):
     """The largest element of each k1 x k2 window; the windows do not overlap (series, part 1).
 
-    dL/dX is dL/dY at the one element of the window that won, and 0 at the others. Of equal
-    elements the first in row order wins.
-
-    Args:
-        k1, k2: Height and width of the window, at least 1.
-
-    Shapes: x (B, C, H, W) to y (B, C, H/k1, W/k2), of the same dtype.
-
-    Raises:
-        ValueError: A size below 1; x without four axes or not divisible into windows; a
-            last_x_grad whose shape is not that of y.
+    dL/dX is dL/dY at the one element of the window that won, of equal ones the first in row order,
+    and 0 at the others. x (B, C, H, W) becomes y (B, C, H/k1, W/k2), without remainders.
     """
 
     def __init__(self, k1, k2):
-        """Set the size of the window, which is the stride as well."""
-        if min(k1, k2) < 1:
-            raise ValueError(f"k1, k2 = {k1}, {k2}, expected integers of at least 1")
-        self.k1 = k1
-        self.k2 = k2
+        self.k1, self.k2 = k1, k2
 
     def forward(self, x):
-        """Return the maxima, (B, C, H/k1, W/k2)."""
-        if x.ndim != 4 or x.shape[2] % self.k1 or x.shape[3] % self.k2:
-            raise ValueError(f"x has shape {x.shape}, expected (B, C, H, W) with H a multiple of "
-                             f"{self.k1} and W a multiple of {self.k2}")
-        first, *others = self._window_elements(x)
-        y = first.copy(order="K")
-        for element in others:
-            np.maximum(y, element, out=y)
-        return y
+        self._check(x)
+        return reduce(np.maximum, self._window_elements(x))
 
     def backward(self, x, last_x_grad):
-        """Return dL/dX, (B, C, H, W): each window's gradient at its winner."""
+        self._check(x, last_x_grad)
         y = self.forward(x)
-        if last_x_grad.shape != y.shape:
-            raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected that of the "
-                             f"output, {y.shape}")
         x_grad = np.empty_like(x, dtype=last_x_grad.dtype)
         undecided = np.ones_like(y, dtype=bool)
-        *grads, last_grad = self._window_elements(x_grad)
-        for element, element_grad in zip(self._window_elements(x), grads):
-            won = (element == y) & undecided
-            undecided ^= won
-            np.multiply(last_x_grad, won, out=element_grad)
-        np.multiply(last_x_grad, undecided, out=last_grad)  # no other has won there
+        for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
+            won = undecided & (element == y)
+            undecided &= ~won
+            element_grad[...] = last_x_grad * won
         return x_grad
 
     def _window_elements(self, x):
@@ -163,241 +125,194 @@ class MaxPoolingLayer(NetworkLayer):
         return [x[:, :, i::self.k1, j::self.k2]  # (B, C, H/k1, W/k2)
                 for i in range(self.k1) for j in range(self.k2)]
 
+    def _shapes(self, x):
+        B, C, H, W = x.shape
+        o1, o2 = max(1, H // self.k1), max(1, W // self.k2)
+        return (B, C, o1 * self.k1, o2 * self.k2), (B, C, o1, o2)
+
 
 class ReLULayer(NetworkLayer):
-    """y = max(x, 0), of any shape (series, part 1).
-
-    dL/dx is dL/dy where x > 0, and 0 elsewhere.
-
-    Raises:
-        ValueError: A last_x_grad whose shape is not that of x.
-    """
+    """y = max(x, 0), of any shape (series, part 1). dL/dx is dL/dy where x > 0, else 0."""
 
     def forward(self, x):
-        """Return max(x, 0)."""
         return np.maximum(x, 0)
 
     def backward(self, x, last_x_grad):
-        """Return dL/dx = dL/dy (x > 0)."""
-        if last_x_grad.shape != x.shape:
-            raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected that of the "
-                             f"output, {x.shape}")
+        self._check(x, last_x_grad)
         return last_x_grad * (x > 0)
 
 
 class FlattenLayer(NetworkLayer):
-    """Make the axes from start to end one (series, part 1).
+    """Make the axes from start to end, both included, one (series, part 1).
 
-    Args:
-        start: The first axis; negative ones count from the end.
-        end: The last axis, included.
-
-    Shapes: x (B, C, H, W) to y (B, C*H*W) with the defaults, of the same dtype.
-
-    Raises:
-        ValueError: x without these axes, or end before start; a last_x_grad whose shape is not
-            that of y.
+    Negative axes count from the end: by default x (B, C, H, W) becomes y (B, C*H*W).
     """
 
     def __init__(self, start=1, end=-1):
-        """Set the first and the last axis."""
-        self.start = start
-        self.end = end
+        self.start, self.end = start, end
 
     def forward(self, x):
-        """Return x in its new shape."""
-        return x.reshape(self._output_shape(x))
+        return x.reshape(self._check(x))
 
     def backward(self, x, last_x_grad):
-        """Return dL/dx: the same numbers in the shape of x."""
-        if last_x_grad.shape != self._output_shape(x):
-            raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected that of the "
-                             f"output, {self._output_shape(x)}")
+        self._check(x, last_x_grad)
         return last_x_grad.reshape(x.shape)
 
-    def _output_shape(self, x):
-        """Return the shape of y."""
-        axes = range(x.ndim)  # axes[-1] is the last axis, counted from the start
-        if not (-x.ndim <= self.start < x.ndim and -x.ndim <= self.end < x.ndim
-                and axes[self.start] <= axes[self.end]):
-            raise ValueError(f"x has shape {x.shape}, expected the axes {self.start} to "
-                             f"{self.end} among its axes")
-        start, end = axes[self.start], axes[self.end]
-        return x.shape[:start] + (math.prod(x.shape[start:end + 1]),) + x.shape[end + 1:]
+    def _shapes(self, x):
+        start, end = (axis if axis >= 0 else x.ndim + axis for axis in (self.start, self.end))
+        if not 0 <= start <= end < x.ndim:
+            raise ValueError(f"x has shape {x.shape}, expected axes {self.start} to {self.end}")
+        length = math.prod(x.shape[start:end + 1])
+        return x.shape, (*x.shape[:start], length, *x.shape[end + 1:])
 
 
 class ParamLayer(NetworkLayer):
-    """A layer with parameters; backward also sets their gradients (series, part 2)."""
+    """A layer with parameters; backward also sets their gradients (series, part 2).
+
+    The first parameters are float32 from U(-1/sqrt(n), 1/sqrt(n)) for sums of n terms: wider draws
+    give outputs so large that ReLUs die in the first steps. In float64 they work as well.
+    """
 
     def update(self, lr):
         """Take one step of gradient descent in place: p = p - lr dL/dp."""
         raise NotImplementedError
 
+    @staticmethod
+    def _draw(n, shape):
+        """Return a parameter, drawn from NumPy's global generator, and its gradient so far."""
+        bound = 1 / math.sqrt(n)
+        parameter = np.random.uniform(-bound, bound, shape).astype(np.float32)
+        return parameter, np.zeros_like(parameter)
+
 
 class LinearLayer(ParamLayer):
     """Fully connected layer, Z = X W + b (series, part 2).
 
-    dL/db sums dL/dZ over the batch, dL/dW = X^T dL/dZ, dL/dX = dL/dZ W^T.
-
-    w, float32 (d1, d2), and b, float32 (1, d2), are drawn from U(-1/sqrt(d1), 1/sqrt(d1)): with
-    d1 terms in a sum, wider draws give outputs so large that ReLUs die in the first steps.
-
-    Args:
-        d1, d2: Features in and out, at least 1.
-
-    Shapes: x (B, d1) to z (B, d2).
-
-    Raises:
-        ValueError: A size below 1; x that is not (B, d1); a last_x_grad that is not (B, d2).
+    dL/db sums dL/dZ over the batch, dL/dW = X^T dL/dZ, dL/dX = dL/dZ W^T. x is (B, d1), z (B, d2),
+    w (d1, d2) and b (1, d2).
     """
 
     def __init__(self, d1, d2):
-        """Draw the parameters from NumPy's global generator."""
-        if min(d1, d2) < 1:
-            raise ValueError(f"d1, d2 = {d1}, {d2}, expected integers of at least 1")
-        bound = 1 / math.sqrt(d1)
-        self.w = np.random.uniform(-bound, bound, (d1, d2)).astype(np.float32)
-        self.b = np.random.uniform(-bound, bound, (1, d2)).astype(np.float32)
-        self.w_grad = np.zeros_like(self.w)
-        self.b_grad = np.zeros_like(self.b)
+        self.w, self.w_grad = self._draw(d1, (d1, d2))
+        self.b, self.b_grad = self._draw(d1, (1, d2))
 
     def forward(self, x):
-        """Return Z = X W + b, (B, d2)."""
-        self._output_shape(x)
+        self._check(x)
         return x @ self.w + self.b
 
     def backward(self, x, last_x_grad):
-        """Return dL/dX = dL/dZ W^T, (B, d1), and set w_grad and b_grad."""
-        if last_x_grad.shape != self._output_shape(x):
-            raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected that of the "
-                             f"output, {self._output_shape(x)}")
+        self._check(x, last_x_grad)
         self.b_grad = last_x_grad.sum(axis=0, keepdims=True)
         self.w_grad = x.T @ last_x_grad
         return (self.w @ last_x_grad.T).T  # batch last in memory, as dL/dZ W^T would not be
 
     def update(self, lr):
-        """Take one step of gradient descent in place."""
         self.w -= lr * self.w_grad
         self.b -= lr * self.b_grad
 
-    def _output_shape(self, x):
-        """Return the shape of z."""
-        if x.ndim != 2 or x.shape[1] != len(self.w):
-            raise ValueError(f"x has shape {x.shape}, expected (B, {len(self.w)})")
-        return len(x), self.w.shape[1]
+    def _shapes(self, x):
+        d1, d2 = self.w.shape
+        return (len(x), d1), (len(x), d2)
 
 
 class ConvolutionLayer(ParamLayer):
     """Convolution with stride 1 and without padding, Y = X * K + b (series, part 2).
 
-    As a matrix product, Y' = K' X' (the series' Y' = X' K'^T, transposed): a row of K' is one
-    kernel, a column of X' one patch of the image, both in the order k1, c1, k2. All of X' would
-    not fit into the processor's second-level cache. So x is unfolded along its width alone, into
-    strips, and the patches of an output row are k1 strips that follow each other in memory.
+    x (B, c1, H, W) becomes y (B, c2, o1, o2), o1 = H - k1 + 1, o2 = W - k2 + 1; k is
+    (c2, c1, k1, k2), b (1, c2, 1, 1). As a product of matrices, Y' = K' X': a row of K' is a
+    kernel, a column of X' a patch of the image. dL/db sums dL/dY over the batch and the pixels,
+    dL/dK' = dL/dY' X'^T, and dL/dX adds each number of K'^T dL/dY' to the pixel it came from.
 
-    dL/db sums dL/dY over the batch and the pixels, dL/dK' = dL/dY' X'^T, and dL/dX is
-    K'^T dL/dY' folded back: each number is added to the pixel it was unfolded from. The series
-    gets the same dL/dX from the large, mostly zero K''.
+    All of X' is never built. x is unfolded along its width alone; the rows of that matrix, here
+    for two images a and b of 4 x 4 and a kernel of 3 x 3, already are the X' of one output row
+    after the other, the left bar of output row 0 and the right bar of output row 1:
 
-    k, float32 (c2, c1, k1, k2), and b, float32 (1, c2, 1, 1), are drawn from U(-1/sqrt(n),
-    1/sqrt(n)): with n = c1 k1 k2 terms in a sum, wider draws give outputs so large that ReLUs
-    die in the first steps.
+        a00 b00 a01 b01  |      row 0 of the images, from column 0,
+        a01 b01 a02 b02  |                           from column 1
+        a02 b02 a03 b03  |                           and from column 2
+        a10 b10 a11 b11  |  |   row 1
+        a11 b11 a12 b12  |  |
+        a12 b12 a13 b13  |  |
+        a20 b20 a21 b21  |  |   row 2
+        a21 b21 a22 b22  |  |
+        a22 b22 a23 b23  |  |
+        a30 b30 a31 b31     |   row 3
+        a31 b31 a32 b32     |
+        a32 b32 a33 b33     |
 
-    Args:
-        c1, c2: Channels in and out, at least 1.
-        k1, k2: Height and width of the kernel, at least 1.
-
-    Shapes: x (B, c1, H, W) to y (B, c2, o1, o2), o1 = H - k1 + 1 and o2 = W - k2 + 1.
-
-    Raises:
-        ValueError: A size below 1; x that is not (B, c1, H, W) or smaller than the kernel; a
-            last_x_grad whose shape is not that of y.
+    In the article Y' = X' K'^T, the transpose. Its _unfold_x makes all of X'; its K' is K reshaped,
+    here in the order k1, c1, k2, which keeps the rows of an image together. Its _unfold_k makes
+    K'', K spread out over the image and mostly zero, for the forward pass and for
+    dL/dX'' = dL/dY'' K'', which is the same dL/dX.
     """
 
     def __init__(self, c1, c2, k1, k2):
-        """Draw the parameters from NumPy's global generator."""
-        if min(c1, c2, k1, k2) < 1:
-            raise ValueError(f"c1, c2, k1, k2 = {c1}, {c2}, {k1}, {k2}, expected integers of at "
-                             "least 1")
-        bound = 1 / math.sqrt(c1 * k1 * k2)
-        self.k = np.random.uniform(-bound, bound, (c2, c1, k1, k2)).astype(np.float32)
-        self.b = np.random.uniform(-bound, bound, (1, c2, 1, 1)).astype(np.float32)
-        self.k_grad = np.zeros_like(self.k)
-        self.b_grad = np.zeros_like(self.b)
+        self.k, self.k_grad = self._draw(c1 * k1 * k2, (c2, c1, k1, k2))
+        self.b, self.b_grad = self._draw(c1 * k1 * k2, (1, c2, 1, 1))
 
     def forward(self, x):
-        """Return Y, (B, c2, o1, o2)."""
-        B, c2, o1, o2 = self._output_shape(x)
-        kernel = self.k.transpose(0, 2, 1, 3).reshape(c2, -1)  # (c2, k1*c1*k2)
-        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k, self.b))
-        for i, columns, patches in self._patches(self._strips(x)):
-            np.matmul(kernel, patches, out=y[:, i, columns])
-        y = y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)
-        y += self.b
-        return y
+        B, c2, o1, o2 = self._check(x)
+        kernel, strips = self._reshape_k(), self._unfold_x(x)
+        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))
+        for i, patches in enumerate(self._output_rows(o1)):
+            np.matmul(kernel, strips[patches], out=y[:, i])
+        return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2) + self.b  # (B, c2, o1, o2)
 
     def backward(self, x, last_x_grad):
-        """Return dL/dX, (B, c1, H, W), and set k_grad and b_grad."""
         self.set_grads(x, last_x_grad)
-        B, c1, H, W = x.shape
+        B, c1, H, _ = x.shape
         _, c2, o1, o2 = last_x_grad.shape
-        k2 = self.k.shape[3]
-        kernel = self.k.transpose(0, 2, 1, 3).reshape(c2, -1)  # (c2, k1*c1*k2)
+        kernel, k2 = self._reshape_k(), self.k.shape[3]
         y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
-        strips_grad = np.zeros((H, c1 * k2, o2 * B), np.result_type(kernel, y_grad))
-        for i, columns, patches_grad in self._patches(strips_grad):
-            patches_grad += kernel.T @ y_grad[:, i, columns]
+        strips_grad = np.zeros((H * c1 * k2, o2 * B), np.result_type(kernel, y_grad))
+        for i, patches in enumerate(self._output_rows(o1)):
+            strips_grad[patches] += kernel.T @ y_grad[:, i]
         strips_grad = strips_grad.reshape(H, c1, k2, o2, B)
-        x_grad = np.zeros((c1, H, W, B), strips_grad.dtype).transpose(3, 0, 1, 2)
+        x_grad = np.zeros_like(x, strips_grad.dtype)
         for j in range(k2):
             x_grad[..., j:j + o2] += strips_grad[:, :, j].transpose(3, 1, 0, 2)  # (B, c1, H, o2)
         return x_grad
 
     def set_grads(self, x, last_x_grad):
         """Set k_grad and b_grad, all that backward does for a layer whose dL/dX nobody needs."""
-        B, c2, o1, o2 = self._output_shape(x)
-        if last_x_grad.shape != (B, c2, o1, o2):
-            raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected that of the "
-                             f"output, {(B, c2, o1, o2)}")
+        B, c2, o1, o2 = self._check(x, last_x_grad)
         _, c1, k1, k2 = self.k.shape
+        strips = self._unfold_x(x)
         y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
-        k_grad = np.zeros((c2, k1 * c1 * k2), np.result_type(x, y_grad))
-        for i, columns, patches in self._patches(self._strips(x)):
-            k_grad += y_grad[:, i, columns] @ patches.T
-        self.k_grad = k_grad.reshape(c2, k1, c1, k2).transpose(0, 2, 1, 3)
-        # twice as fast as last_x_grad.sum
+        k_grad = sum(y_grad[:, i] @ strips[patches].T
+                     for i, patches in enumerate(self._output_rows(o1)))
+        self.k_grad = k_grad.reshape(c2, k1, c1, k2).transpose(0, 2, 1, 3)  # (c2, c1, k1, k2)
+        # half the time of last_x_grad.sum
         self.b_grad = np.einsum("bchw->c", last_x_grad).reshape(self.b.shape)
 
     def update(self, lr):
-        """Take one step of gradient descent in place."""
         self.k -= lr * self.k_grad
         self.b -= lr * self.b_grad
 
-    def _output_shape(self, x):
-        """Return the shape of y."""
-        c2, c1, k1, k2 = self.k.shape
-        if x.ndim != 4 or x.shape[1] != c1 or x.shape[2] < k1 or x.shape[3] < k2:
-            raise ValueError(f"x has shape {x.shape}, expected (B, {c1}, H, W) with H at least "
-                             f"{k1} and W at least {k2}")
-        return len(x), c2, x.shape[2] - k1 + 1, x.shape[3] - k2 + 1
+    def _reshape_k(self):
+        """Return K', (c2, k1*c1*k2)."""
+        return self.k.transpose(0, 2, 1, 3).reshape(len(self.k), -1)
 
-    def _strips(self, x):
-        """Return x unfolded along its width, (H, c1*k2, o2*B)."""
-        B, _, _, o2 = self._output_shape(x)
-        H, c1, k2 = x.shape[2], x.shape[1], self.k.shape[3]
+    def _unfold_x(self, x):
+        """Return x with each row written k2 times, each time one pixel on, (H*c1*k2, o2*B)."""
+        B, c1, H, W = x.shape
+        k2 = self.k.shape[3]
+        o2 = W - k2 + 1
         strips = np.empty((H, c1, k2, o2, B), x.dtype)
         for j in range(k2):
             strips[:, :, j] = x[..., j:j + o2].transpose(2, 1, 3, 0)  # (H, c1, o2, B)
-        return strips.reshape(H, c1 * k2, o2 * B)
+        return strips.reshape(H * c1 * k2, o2 * B)
 
-    def _patches(self, strips):
-        """Yield output row, columns in it and their patches (k1*c1*k2, width), a view to add to."""
-        size, k1 = self.k[0].size, self.k.shape[2]
-        width = max(1, 60_000 // size)  # 240 KB of float32, which the second-level cache holds
-        for start in range(0, strips.shape[2], width):
-            columns = slice(start, start + width)
-            for i in range(len(strips) - k1 + 1):
-                yield i, columns, strips[i:i + k1, :, columns].reshape(size, -1)
+    def _output_rows(self, o1):
+        """Return, for each output row, where its X' stands in the unfolded x."""
+        _, c1, k1, k2 = self.k.shape
+        return [slice(i * c1 * k2, (i + k1) * c1 * k2) for i in range(o1)]
+
+    def _shapes(self, x):
+        B, _, H, W = x.shape
+        c2, c1, k1, k2 = self.k.shape
+        H, W = max(H, k1), max(W, k2)
+        return (B, c1, H, W), (B, c2, H - k1 + 1, W - k2 + 1)
 
 
 class CrossEntropyLoss:
@@ -406,22 +321,21 @@ class CrossEntropyLoss:
     dL/dx = (p - q) / B, where q is 1 at the label and 0 elsewhere. The row's largest logit is
     subtracted first, which does not change p and keeps exp from overflowing.
 
-    Shapes: x, logits of C classes, float (B, C); y, labels 0..C-1, integer (B,).
-
-    Raises:
-        ValueError: x that is not (B, C) or is empty; y that is not (B,) or has a label outside
-            0..C-1.
-        TypeError: y that is not of an integer type.
+    Shapes: x, logits of C classes, float (B, C); y, labels 0..C-1, integer (B,); L, a float.
+    Refused: other shapes and labels (ValueError), labels that are not integers (TypeError), and a
+    loss that is not finite (FloatingPointError).
     """
 
     def forward(self, x, y):
-        """Return L, the mean over the batch, a float."""
         self._check(x, y)
         x = x - x.max(axis=1, keepdims=True)
-        return float(np.mean(np.log(np.exp(x).sum(axis=1)) - x[np.arange(len(y)), y]))
+        loss = float(np.mean(np.log(np.exp(x).sum(axis=1)) - x[np.arange(len(y)), y]))
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss}: the images are not finite or the "
+                                     "training has diverged, try a smaller learning rate")
+        return loss
 
     def backward(self, x, y):
-        """Return dL/dx, (B, C)."""
         self._check(x, y)
         x_grad = self.softmax(x)
         x_grad[np.arange(len(y)), y] -= 1
@@ -435,30 +349,39 @@ class CrossEntropyLoss:
 
     @staticmethod
     def _check(x, y):
-        """Raise an error unless y labels the rows of x."""
-        if x.ndim != 2 or x.size == 0:
-            raise ValueError(f"x has shape {x.shape}, expected (B, C) with B and C at least 1")
-        if y.shape != x.shape[:1]:
-            raise ValueError(f"y has shape {y.shape}, expected {x.shape[:1]}, a label for each "
-                             "row of x")
+        """Refuse labels that NumPy would broadcast or count from the end."""
+        if x.ndim != 2 or y.shape != x.shape[:1]:
+            raise ValueError(f"x and y have shapes {x.shape}, {y.shape}, expected (B, C), (B,)")
         if y.dtype.kind not in "iu":
             raise TypeError(f"y has dtype {y.dtype}, expected integers")
         if y.min() < 0 or y.max() >= x.shape[1]:
-            raise ValueError(f"y has labels from {y.min()} to {y.max()}, expected 0 to "
-                             f"{x.shape[1] - 1}")
+            raise ValueError(f"y holds {y.min()} to {y.max()}, expected 0 to {x.shape[1] - 1}")
+
+
+@contextmanager
+def _replacing(path):
+    """Give a path to write to, which then replaces path: what stands there is always whole."""
+    path = Path(os.path.realpath(path))  # a link stays, its target is replaced
+    try:
+        with TemporaryDirectory(prefix="unfinished-", dir=path.parent) as folder:
+            yield Path(folder, path.name)
+            Path(folder, path.name).replace(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 class ConvolutionNeuralNetwork:
     """The network of the series: two convolutions and a linear layer (series, part 3).
 
-    Attributes:
-        layers: The layers, in the order of the forward pass.
-        loss_func: The loss, a CrossEntropyLoss.
-        layer_inputs: The input of each layer in the last forward pass with keepgrad, or empty.
+    Images are floats (B, 1, 28, 28) from 0 to 1, labels integers (B,) from 0 to 9, both arrays or
+    what NumPy can make one. Refused: other types (TypeError), other shapes and labels, no images,
+    batch sizes below 1, learning rates that are not finite and above 0 (ValueError), and a loss
+    that is not finite (FloatingPointError).
+
+    layer_inputs holds the input of each layer from forward(x, keepgrad=True) to backward.
     """
 
     def __init__(self):
-        """Make the layers; their parameters come from NumPy's global generator."""
         self.layers = [
             ConvolutionLayer(1, 4, 5, 5),  # (B, 4, 24, 24)
             MaxPoolingLayer(2, 2),  # (B, 4, 12, 12)
@@ -473,345 +396,204 @@ class ConvolutionNeuralNetwork:
         self.layer_inputs = []
 
     def forward(self, x, keepgrad=False):
-        """Return the logits of a batch of images.
-
-        Args:
-            x: Images, float (B, 1, 28, 28), pixels from 0 to 1.
-            keepgrad: Whether to keep each layer's input in layer_inputs, for backward.
-
-        Returns:
-            Logits, (B, 10), of the dtype of x and the parameters.
-
-        Raises:
-            ValueError: No image, or images of another shape.
-            TypeError: Images that are not floats.
-        """
-        self._check_images(x)
-        x = x.transpose(1, 2, 3, 0).copy().transpose(3, 0, 1, 2)  # batch last in memory
+        """Return the logits, (B, 10)."""
+        # Batch last in memory: pooling takes every second pixel and convolution shifts by one.
+        # With the images of a batch innermost, each of these slices is made of long runs, and all
+        # layers keep it so. They work with any other order as well, to rounding.
+        x = self._images(x).transpose(1, 2, 3, 0).copy().transpose(3, 0, 1, 2)
         if keepgrad:
-            self.layer_inputs = []  # frees the last batch's memory for this one
-        layer_inputs = []
+            self.layer_inputs = []
         for layer in self.layers:
-            layer_inputs.append(x)
+            if keepgrad:
+                self.layer_inputs.append(x)
             x = layer.forward(x)
-        if keepgrad:
-            self.layer_inputs = layer_inputs
         return x
 
-    def backward(self, last_x_grad):
-        """Set the gradients of all parameters, after a forward pass with keepgrad.
-
-        Args:
-            last_x_grad: dL/dx of the logits, (B, 10).
-
-        Returns:
-            dL/dx of the images, (B, 1, 28, 28).
-
-        Raises:
-            RuntimeError: No forward pass with keepgrad before.
-            ValueError: A last_x_grad of another shape.
-        """
+    def backward(self, last_x_grad, images_grad=True):
+        """Set all gradients, using up layer_inputs; return dL/dx of the images if images_grad."""
         if not self.layer_inputs:
             raise RuntimeError("layer_inputs is empty, expected forward(x, keepgrad=True) first")
-        for layer, x in zip(self.layers[::-1], self.layer_inputs[::-1]):
-            last_x_grad = layer.backward(x, last_x_grad)
-        return last_x_grad
+        for layer in self.layers[:0:-1]:
+            last_x_grad = layer.backward(self.layer_inputs.pop(), last_x_grad)
+        first, x = self.layers[0], self.layer_inputs.pop()
+        # a subclass may do more in backward, another layer may have no set_grads
+        if not images_grad and "set_grads" in vars(type(first)):
+            return first.set_grads(x, last_x_grad)
+        return first.backward(x, last_x_grad)
 
     def update(self, lr):
-        """Take one step of gradient descent in every layer with parameters.
-
-        Args:
-            lr: Learning rate, a finite number above 0.
-
-        Raises:
-            ValueError: Any other learning rate.
-        """
-        if not (isinstance(lr, Real) and 0 < lr < math.inf):
-            raise ValueError(f"lr = {lr!r}, expected a finite number above 0")
+        """Take one step of gradient descent in every layer with parameters."""
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr = {lr}, expected a finite number above 0")
         for layer in self.layers:
             if hasattr(layer, "update"):
                 layer.update(lr)
 
+    @np.errstate(over="ignore", invalid="ignore")  # where training diverges, the loss says so
     def train(self, train_x, train_y, batch_size, epochs, lr):
-        """Train for one pass over the data, in the order given.
-
-        Args:
-            train_x: Images, float (B, 1, 28, 28), pixels from 0 to 1.
-            train_y: Labels, integer (B,), 0 to 9.
-            batch_size: Images in a batch, at least 1; the last batch may be smaller.
-            epochs: Not used; the series' signature has it.
-            lr: Learning rate, a finite number above 0.
-
-        Returns:
-            The mean loss over the images, a float, each batch's before its update.
-
-        Raises:
-            ValueError: No image, images of another shape, numbers of images and labels that
-                differ, a label outside 0..9, a batch size or learning rate out of range.
-            TypeError: Images that are not floats, or labels that are not integers.
-            FloatingPointError: The loss is not finite any more; the message names the batch.
-        """
+        """Train for one pass, in the order given, and return its mean loss; epochs is not used."""
         loss_sum = 0.0
-        try:
-            # a diverging pass overflows first; the loss then says so in a clear error
-            with np.errstate(over="ignore", invalid="ignore"):
-                for batch, x, y in self._batches(train_x, train_y, batch_size):
-                    logits = self.forward(x, keepgrad=True)
-                    loss_sum += self._finite_loss(logits, y, batch) * len(y)
-                    # backward, but each input is freed once it is used, and the gradient of the
-                    # images, which nobody needs, is left out where the first layer can do so
-                    x_grad = self.loss_func.backward(logits, y)
-                    for layer in self.layers[:0:-1]:
-                        x_grad = layer.backward(self.layer_inputs.pop(), x_grad)
-                    first = self.layers[0]
-                    getattr(first, "set_grads", first.backward)(self.layer_inputs.pop(), x_grad)
-                    self.update(lr)
-        finally:
-            self.layer_inputs = []
+        for x, y in self._batches(train_x, train_y, batch_size):
+            logits = self.forward(x, keepgrad=True)
+            loss_sum += self.loss_func.forward(logits, y) * len(y)
+            self.backward(self.loss_func.backward(logits, y), images_grad=False)
+            self.update(lr)
         return loss_sum / len(train_y)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def test(self, test_x, test_y, batch_size):
-        """Return the mean loss over the images.
-
-        Args:
-            test_x: Images, float (B, 1, 28, 28), pixels from 0 to 1.
-            test_y: Labels, integer (B,), 0 to 9.
-            batch_size: Images to work on at a time, at least 1.
-
-        Returns:
-            The mean loss, a float.
-
-        Raises:
-            ValueError, TypeError, FloatingPointError: As in train.
-        """
-        with np.errstate(over="ignore", invalid="ignore"):
-            loss_sum = sum(self._finite_loss(self.forward(x), y, batch) * len(y)
-                           for batch, x, y in self._batches(test_x, test_y, batch_size))
-        return loss_sum / len(test_y)
+        """Return the mean loss over the images."""
+        return sum(self.loss_func.forward(self.forward(x), y) * len(y)
+                   for x, y in self._batches(test_x, test_y, batch_size)) / len(test_y)
 
     def predict(self, x):
-        """Return the probabilities of the ten digits, the softmax of the logits.
-
-        Args:
-            x: Images, float (B, 1, 28, 28), pixels from 0 to 1.
-
-        Returns:
-            Probabilities from 0 to 1, (B, 10), of the dtype of x and the parameters.
-
-        Raises:
-            ValueError: No image, or images of another shape.
-            TypeError: Images that are not floats.
-        """
-        self._check_images(x)
-        pieces = (x[start:start + 100] for start in range(0, len(x), 100))
-        return np.concatenate([CrossEntropyLoss.softmax(self.forward(piece)) for piece in pieces])
+        """Return the probabilities of the ten digits, (B, 10)."""
+        x = self._images(x)
+        # 100 at a time, so that memory does not grow with the images
+        logits = [self.forward(x[start:start + 100]) for start in range(0, len(x), 100)]
+        return CrossEntropyLoss.softmax(np.concatenate(logits))
 
     def save(self, path):
-        """Write the parameters to a file, each under its layer's number: k0, b0, k3, b3, w7, b7.
-
-        It writes to a second file, path with ".part", and then renames that: an interrupted save
-        leaves an older file as it was.
-
-        Args:
-            path: Path of the file, in NumPy's format npz; no suffix is added.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
-        unfinished = Path(f"{path}.part")
-        try:
-            with open(unfinished, "wb") as file:
-                np.savez(file, **{key: getattr(layer, name)
-                                  for key, (layer, name) in self._parameters().items()})
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        """Write the parameters to a file .npz, each under its layer's number: k0, b0, k3, ..."""
+        if not str(path).endswith(".npz"):
+            raise ValueError(f"path = {path}, expected a name that ends in .npz")
+        with _replacing(path) as unfinished:
+            np.savez(unfinished, **{key: getattr(layer, name)
+                                    for key, (layer, name) in self._parameters().items()})
 
     def load(self, path):
-        """Take the parameters from a file that save has written; an error changes none of them.
-
-        Args:
-            path: Path of the file.
-
-        Raises:
-            OSError: The file is missing or cannot be read.
-            ValueError: The file was not written by save, or holds parameters of other shapes.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-        except OSError:
-            raise
-        except Exception as error:  # which one it is depends on what the file holds instead
-            raise ValueError(f"{path} is not a file that save has written") from error
+        """Take the parameters from a file of save; any other gives ValueError, changing nothing."""
         parameters = self._parameters()
-        shapes = {key: array.shape for key, array in arrays.items() if array.dtype.kind == "f"}
         expected = {key: getattr(layer, name).shape for key, (layer, name) in parameters.items()}
-        if shapes != expected:
-            raise ValueError(f"{path} holds parameters of shapes {shapes}, expected {expected}")
+        with open(path, "rb") as file:
+            try:
+                with np.load(file, allow_pickle=False) as saved:
+                    arrays = dict(saved)
+                shapes = {key: np.shape(array) for key, array in arrays.items()}
+                if shapes != expected or not all(
+                        a.dtype.kind == "f" and np.isfinite(a).all() for a in arrays.values()):
+                    raise ValueError(f"it holds {shapes}, expected finite floats {expected}")
+            except Exception as error:  # which one it is depends on what the file holds instead
+                raise ValueError(f"{path} is not a network that save wrote: {error}") from error
         for key, (layer, name) in parameters.items():
             setattr(layer, name, arrays[key])
 
     def _parameters(self):
-        """Return, for each name in a file, the layer and its attribute: k0 is layers[0].k."""
+        """Return the layer and the attribute of each name in a file: k0 is layers[0].k."""
         return {f"{name}{number}": (layer, name) for number, layer in enumerate(self.layers)
-                for name in ("k", "w", "b") if hasattr(layer, name)}
+                for name in vars(layer) if f"{name}_grad" in vars(layer)}
 
-    def _batches(self, images, labels, batch_size):
-        """Yield the batches, each as its name, images and labels."""
-        self._check_images(images)
-        if len(images) != len(labels):
-            raise ValueError(f"{len(labels)} labels for {len(images)} images, expected as many")
-        if not (isinstance(batch_size, Integral) and batch_size >= 1):
-            raise ValueError(f"batch_size = {batch_size!r}, expected an integer of at least 1")
-        starts = range(0, len(images), batch_size)
-        for number, start in enumerate(starts, 1):
-            batch = slice(start, start + batch_size)
-            yield f"batch {number} of {len(starts)}", images[batch], labels[batch]
+    def _batches(self, x, y, batch_size):
+        """Yield the images and labels of each batch; the last one may be smaller."""
+        x, y = self._images(x), self._array(y, "labels", "integers (B,)")
+        if y.shape != x.shape[:1]:
+            raise ValueError(f"the labels have shape {y.shape}, expected {x.shape[:1]}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size}, expected an integer of at least 1")
+        for start in range(0, len(x), batch_size):
+            yield x[start:start + batch_size], y[start:start + batch_size]
 
-    def _finite_loss(self, logits, y, batch):
-        """Return the loss, or raise FloatingPointError if the training has diverged."""
-        loss = self.loss_func.forward(logits, y)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss of {batch} is {loss}: the images are not finite or "
-                                     "the training has diverged, try a smaller learning rate")
-        return loss
-
-    @staticmethod
-    def _check_images(x):
-        """Raise an error unless x holds images that the network takes."""
-        if x.ndim != 4 or x.shape[1:] != (1, 28, 28) or len(x) == 0:
-            raise ValueError(f"the images have shape {x.shape}, expected (B, 1, 28, 28) with B at "
-                             "least 1")
+    def _images(self, x):
+        """Return images that the network takes as an array."""
+        x = self._array(x, "images", "floats (B, 1, 28, 28)")
+        if x.shape[1:] != (1, 28, 28) or len(x) == 0:
+            raise ValueError(f"the images have shape {x.shape}, expected (B, 1, 28, 28), B > 0")
         if x.dtype.kind != "f":
             raise TypeError(f"the images have dtype {x.dtype}, expected floats from 0 to 1")
+        return x
 
-
-class _OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def _argument_type(convert, accepts, expected):
-    """Return a function that converts an argument's text, or says what was expected."""
-    def parse(text):
+    @staticmethod
+    def _array(values, name, expected):
+        """Return values as an array."""
         try:
-            value = convert(text)
-            accepted = accepts(value)
-        except (ValueError, OSError):  # an OSError by a path that is too long
-            accepted = False
-        if not accepted:
-            raise argparse.ArgumentTypeError(f"{text!r}, expected {expected}")
-        return value
-    return parse
+            return np.asarray(values)
+        except Exception as error:  # another library's array may raise anything
+            raise TypeError(f"the {name} cannot become an array of {expected}: {error}") from error
 
 
 def _parse_arguments():
     """Return the arguments of the run."""
-    count = _argument_type(int, lambda n: n >= 1, "an integer of at least 1")
-    seed = _argument_type(int, lambda n: 0 <= n < 2**32, "an integer from 0 to 4294967295")
-    rate = _argument_type(float, lambda r: 0 < r < math.inf, "a finite number above 0")
-    file = _argument_type(Path, lambda path: path.parent.is_dir() and not path.is_dir(),
-                          "a file in a folder that exists")
-    parser = _OneLineParser(
-        description="Train a small convolutional network on images of handwritten digits, show "
-                    "its losses, save their curve as loss.png and report what it learned.",
+    parser = argparse.ArgumentParser(
+        description="Train on images of digits, draw loss.png and report what was learned.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--epochs", type=count, default=200,
-                        help="passes over the training images")
-    parser.add_argument("--batch-size", type=count, default=100,
-                        help="images for each step of gradient descent")
-    parser.add_argument("--lr", type=rate, default=0.1, help="learning rate, the length of a step")
-    parser.add_argument("--seed", type=seed, default=1234,
-                        help="where the random numbers start: the same seed, the same run")
-    parser.add_argument("--data", type=Path, default=Path("cv-data"),
-                        help="folder that holds train and test, each with a folder per digit")
-    parser.add_argument("--save", type=file, metavar="FILE",
-                        help="file to write the trained network to")
-    return parser.parse_args()
+    parser.add_argument("--epochs", type=int, default=200, help="passes over the training images")
+    parser.add_argument("--batch-size", type=int, default=100, help="images for each step")
+    parser.add_argument("--lr", type=float, default=0.1, help="learning rate, the length of a step")
+    parser.add_argument("--seed", type=int, default=1234, help="of NumPy's global generator")
+    parser.add_argument("--data", type=Path, default="cv-data", help="folder of train and test")
+    parser.add_argument("--save", metavar="FILE.npz", help="keep the network of the last epoch")
+    args = parser.parse_args()
+    for option, value, accepted, expected in (
+            ("--epochs", args.epochs, args.epochs >= 1, "at least 1"),
+            ("--batch-size", args.batch_size, args.batch_size >= 1, "at least 1"),
+            ("--lr", args.lr, 0 < args.lr < math.inf, "a finite number above 0"),
+            ("--seed", args.seed, 0 <= args.seed < 2**32, "0 to 4294967295"),
+            ("--save", args.save, (args.save or ".npz").endswith(".npz"), "a name with .npz")):
+        if not accepted:
+            parser.error(f"argument {option}: {value}, expected {expected}")
+    return args
 
 
-def _print_title(title):
-    """Print a line that starts a part of the output."""
-    print(f"{'=' * 15} {title} {'=' * 15}", flush=True)
-
-
-def _save_curve(losses, path):
-    """Draw the losses over the epochs into a PNG file."""
-    # The first loss is so high that it flattens the rest; alone it is all there is to show.
-    first = 1 if len(losses) > 1 else 0
-    epochs = range(first + 1, len(losses) + 1)
-    train_losses, test_losses = zip(*losses[first:])
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(epochs, train_losses, marker=".", label="training images")
-    axes.plot(epochs, test_losses, marker=".", label="test images")
+def _save_curve(losses):
+    """Draw the losses of the epochs, pairs of training and test, as loss.png."""
+    shown = losses[1:] or losses  # the first epoch's are so high that they flatten the rest
+    epochs = range(len(losses) - len(shown) + 1, len(losses) + 1)
+    axes = Figure(figsize=(8, 5), layout="constrained").subplots()
+    axes.plot(epochs, shown, marker=".", label=["training images", "test images"])
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(title="Loss of the network over the epochs", xlabel="epoch",
-             ylabel="mean cross-entropy loss")
+    axes.set(title="Loss over the epochs", xlabel="epoch", ylabel="mean cross-entropy loss")
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    with _replacing("loss.png") as unfinished:
+        axes.figure.savefig(unfinished, dpi=150)
 
 
-def _run(args):
-    """Train, draw and report; return the exit status."""
+def main():
+    """Train, draw and report; return the exit status (series, part 3)."""
+    args = _parse_arguments()
     np.random.seed(args.seed)
     train_x, train_y = load_dataset(args.data / "train", shuffle=True)
     test_x, test_y = load_dataset(args.data / "test")
-    print(train_x.shape, train_y.shape, flush=True)
-    print(test_x.shape, test_y.shape, flush=True)
+    print(train_x.shape, train_y.shape)
+    print(test_x.shape, test_y.shape)
 
     network = ConvolutionNeuralNetwork()
-    losses = []  # of training and test images, a pair for each epoch
-    status = 0
-    _print_title("Begin Train")
+    for images in (train_x, test_x):
+        network.predict(images[:1])  # refuses images of another size now, not after an epoch
+    losses, status, line = [], 0, "=" * 15
+    print(f"{line} Begin Train {line}", flush=True)
     begin = time.perf_counter()
     try:
         for epoch in range(1, args.epochs + 1):
             train_loss = network.train(train_x, train_y, args.batch_size, args.epochs, args.lr)
             test_loss = network.test(test_x, test_y, args.batch_size)
+            if args.save:
+                network.save(args.save)
             losses.append((train_loss, test_loss))
             print(f"Epoch: {epoch:3d} Train Loss: {train_loss:.4f} Test Loss: {test_loss:.4f}",
                   flush=True)
     except KeyboardInterrupt:
-        print("interrupted: here is what was learned so far", file=sys.stderr, flush=True)
+        print("interrupted: here is what was learned so far", file=sys.stderr)
         status = 130
     except FloatingPointError as error:
-        raise FloatingPointError(f"epoch {epoch}: {error} than {args.lr}") from error
-    _print_title(f"End Train: {(time.perf_counter() - begin) / 60:.2f} min")
+        raise FloatingPointError(f"epoch {epoch}: {error}") from error
+    print(f"{line} End Train: {(time.perf_counter() - begin) / 60:.2f} min {line}", flush=True)
 
-    files = {}
-    if losses:
-        files["loss.png"] = partial(_save_curve, losses)
-    if args.save:
-        files[args.save] = network.save
-    for path, save in files.items():
-        try:
-            save(path)
-        except OSError as error:
-            print(f"{path} cannot be written: {error}", file=sys.stderr, flush=True)
-            status = status or 1
-    for name, x, y in (("Train", train_x, train_y), ("Test", test_x, test_y)):
-        _print_title(f"Classification Report: {name}")
-        print(classification_report(y, network.predict(x).argmax(axis=1), digits=4,
-                                    zero_division=0), flush=True)
+    try:
+        if losses:
+            _save_curve(losses)
+    finally:  # the reports are worth more than the curve
+        for name, x, y in (("Train", train_x, train_y), ("Test", test_x, test_y)):
+            answers = network.predict(x).argmax(axis=1)
+            print(f"{line} Classification Report: {name} {line}")
+            print(classification_report(y, answers, digits=4, zero_division=0))
     return status
 
 
-def main():
-    """Run the script, and say what is wrong with its data in one line."""
-    args = _parse_arguments()
-    try:
-        return _run(args)
-    except (OSError, ValueError, FloatingPointError) as error:
-        print(f"cnn_numpy.py: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (OSError, ValueError, FloatingPointError, MemoryError) as error:
+        sys.exit(f"cnn_numpy.py: error: {error or 'not enough memory'}")
