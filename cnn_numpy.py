@@ -26,14 +26,14 @@ def load_dataset(folder, shuffle=False):
     """Read a folder of images, one subfolder "0" to "9" for each digit (series, part 1).
 
     Returns inputs, float32 (B, 1, H, W), pixels from 0 (black) to 1 (white), and targets,
-    integers (B,), in the order of the files' names, or shuffled with NumPy's global generator.
-    Colours become grey and transparent pixels black; hidden files, Thumbs.db and desktop.ini are
-    skipped. Refused: a subfolder that is missing or empty (OSError), a file that is not an image
-    of at most 8 bits a channel, and images of two sizes (ValueError).
+    integers (B,), by digit and file name, or shuffled with NumPy's global generator. Colours
+    become grey and transparent pixels black; hidden files, Thumbs.db and desktop.ini are skipped.
+    Refused: a subfolder that is missing or empty (OSError), a file that is not an image or has
+    more than 8 bits a channel, and images of two sizes (ValueError).
     """
     images, targets = [], []
     for digit in range(10):
-        subfolder = Path(folder, str(digit)).absolute()
+        subfolder = Path(folder, str(digit)).absolute()  # for errors that name all of it
         for name in sorted(os.listdir(subfolder)):
             if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini"):
                 continue
@@ -44,9 +44,8 @@ def load_dataset(folder, shuffle=False):
                                  f"expected {images[0].shape} like the first image")
         if digit not in targets:
             raise FileNotFoundError(f"{subfolder} is empty, expected at least one image")
-    inputs, targets = np.stack(images)[:, np.newaxis] / np.float32(255), np.array(targets)
     order = np.random.permutation(len(targets)) if shuffle else slice(None)
-    return inputs[order], targets[order]
+    return np.stack(images)[order, np.newaxis] / np.float32(255), np.array(targets)[order]
 
 
 def _read_image(path):
@@ -55,7 +54,7 @@ def _read_image(path):
         if not path.is_file():
             raise ValueError("it is not a regular file")
         with Image.open(path) as image:
-            # Pillow would clip integers and floats to 8 bits, and cut 16 bits of a colour
+            # Pillow would clip integers and floats to 8 bits, and cut 16-bit colours to 8
             if image.mode[0] in "IF" or re.search(";16[BLN]", str(image.tile)):
                 raise ValueError("it has more than 8 bits a channel")
             if image.mode != "L" or "transparency" in image.info:
@@ -83,11 +82,11 @@ class NetworkLayer:
         raise NotImplementedError
 
     def _shapes(self, x):
-        """Return the nearest shape to that of x that the layer takes, and that of its y."""
+        """Return the shape that x should have, its own where it fits, and the shape of y."""
         return x.shape, x.shape
 
     def _check(self, x, last_x_grad=None):
-        """Return the shape of y, or refuse what NumPy would broadcast."""
+        """Return the shape of y; refuse an x or last_x_grad that NumPy might broadcast."""
         x_shape, y_shape = self._shapes(x)
         for name, array, shape in ("x", x, x_shape), ("last_x_grad", last_x_grad, y_shape):
             if array is not None and array.shape != shape:
@@ -98,8 +97,8 @@ class NetworkLayer:
 class MaxPoolingLayer(NetworkLayer):
     """The largest element of each k1 x k2 window; the windows do not overlap (series, part 1).
 
-    dL/dX is dL/dY at the one element of the window that won, of equal ones the first in row order,
-    and 0 at the others. x (B, C, H, W) becomes y (B, C, H/k1, W/k2), without remainders.
+    dL/dX is dL/dY at each window's winner, the first in row order if several are equal, and 0
+    elsewhere. x (B, C, H, W) becomes y (B, C, H/k1, W/k2), without remainders.
     """
 
     def __init__(self, k1, k2):
@@ -121,7 +120,7 @@ class MaxPoolingLayer(NetworkLayer):
         return x_grad
 
     def _window_elements(self, x):
-        """Return, for each place in the window, a view of it in all windows, in row order."""
+        """Return k1*k2 views of x, number i*k2 + j being element (i, j) of every window."""
         return [x[:, :, i::self.k1, j::self.k2]  # (B, C, H/k1, W/k2)
                 for i in range(self.k1) for j in range(self.k2)]
 
@@ -169,8 +168,8 @@ class FlattenLayer(NetworkLayer):
 class ParamLayer(NetworkLayer):
     """A layer with parameters; backward also sets their gradients (series, part 2).
 
-    The first parameters are float32 from U(-1/sqrt(n), 1/sqrt(n)) for sums of n terms: wider draws
-    give outputs so large that ReLUs die in the first steps. In float64 they work as well.
+    Parameters start as float32 from U(-1/sqrt(n), 1/sqrt(n)) for sums of n terms: wider draws give
+    outputs so large that ReLUs die in the first steps. Parameters in float64 work as well.
     """
 
     def update(self, lr):
@@ -179,7 +178,7 @@ class ParamLayer(NetworkLayer):
 
     @staticmethod
     def _draw(n, shape):
-        """Return a parameter, drawn from NumPy's global generator, and its gradient so far."""
+        """Return a parameter, drawn from NumPy's global generator, and a gradient of zeros."""
         bound = 1 / math.sqrt(n)
         parameter = np.random.uniform(-bound, bound, shape).astype(np.float32)
         return parameter, np.zeros_like(parameter)
@@ -204,7 +203,7 @@ class LinearLayer(ParamLayer):
         self._check(x, last_x_grad)
         self.b_grad = last_x_grad.sum(axis=0, keepdims=True)
         self.w_grad = x.T @ last_x_grad
-        return (self.w @ last_x_grad.T).T  # batch last in memory, as dL/dZ W^T would not be
+        return (self.w @ last_x_grad.T).T  # batch last in memory, unlike last_x_grad @ w.T
 
     def update(self, lr):
         self.w -= lr * self.w_grad
@@ -221,11 +220,11 @@ class ConvolutionLayer(ParamLayer):
     x (B, c1, H, W) becomes y (B, c2, o1, o2), o1 = H - k1 + 1, o2 = W - k2 + 1; k is
     (c2, c1, k1, k2), b (1, c2, 1, 1). As a product of matrices, Y' = K' X': a row of K' is a
     kernel, a column of X' a patch of the image. dL/db sums dL/dY over the batch and the pixels,
-    dL/dK' = dL/dY' X'^T, and dL/dX adds each number of K'^T dL/dY' to the pixel it came from.
+    dL/dK' = dL/dY' X'^T, and dL/dX sums, for each pixel, its copies in dL/dX' = K'^T dL/dY'.
 
-    All of X' is never built. x is unfolded along its width alone; the rows of that matrix, here
-    for two images a and b of 4 x 4 and a kernel of 3 x 3, already are the X' of one output row
-    after the other, the left bar of output row 0 and the right bar of output row 1:
+    X' is never built whole. x is unfolded along its width alone, into rows of which a block is the
+    X' of one output row. For two images a and b of 4 x 4 and a kernel of 3 x 3, the left bar marks
+    X' of output row 0, the right bar that of output row 1, and a01 is a's pixel in row 0, column 1:
 
         a00 b00 a01 b01  |      row 0 of the images, from column 0,
         a01 b01 a02 b02  |                           from column 1
@@ -240,10 +239,9 @@ class ConvolutionLayer(ParamLayer):
         a31 b31 a32 b32     |
         a32 b32 a33 b33     |
 
-    In the article Y' = X' K'^T, the transpose. Its _unfold_x makes all of X'; its K' is K reshaped,
-    here in the order k1, c1, k2, which keeps the rows of an image together. Its _unfold_k makes
-    K'', K spread out over the image and mostly zero, for the forward pass and for
-    dL/dX'' = dL/dY'' K'', which is the same dL/dX.
+    The article has the transpose, Y' = X' K'^T. Its _unfold_x makes all of X', and its K' is K
+    reshaped; here both are in the order k1, c1, k2, so that X' is a block of rows. Its _unfold_k
+    makes K'', K spread out over the image and mostly zero, for forward and dL/dX'' = dL/dY'' K''.
     """
 
     def __init__(self, c1, c2, k1, k2):
@@ -252,23 +250,21 @@ class ConvolutionLayer(ParamLayer):
 
     def forward(self, x):
         B, c2, o1, o2 = self._check(x)
-        kernel, strips = self._reshape_k(), self._unfold_x(x)
+        kernel, strips, k1 = self._reshape_k(), self._unfold_x(x), self.k.shape[2]
         y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))
-        for i, patches in enumerate(self._output_rows(o1)):
-            np.matmul(kernel, strips[patches], out=y[:, i])
+        for i in range(o1):
+            np.matmul(kernel, strips[i:i + k1].reshape(-1, o2 * B), out=y[:, i])
         return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2) + self.b  # (B, c2, o1, o2)
 
     def backward(self, x, last_x_grad):
         self.set_grads(x, last_x_grad)
-        B, c1, H, _ = x.shape
-        _, c2, o1, o2 = last_x_grad.shape
-        kernel, k2 = self._reshape_k(), self.k.shape[3]
+        B, c2, o1, o2 = last_x_grad.shape
+        _, c1, k1, k2 = self.k.shape
+        kernel, dtype = self._reshape_k(), np.result_type(self.k, last_x_grad)
         y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
-        strips_grad = np.zeros((H * c1 * k2, o2 * B), np.result_type(kernel, y_grad))
-        for i, patches in enumerate(self._output_rows(o1)):
-            strips_grad[patches] += kernel.T @ y_grad[:, i]
-        strips_grad = strips_grad.reshape(H, c1, k2, o2, B)
-        x_grad = np.zeros_like(x, strips_grad.dtype)
+        strips_grad, x_grad = np.zeros((x.shape[2], c1, k2, o2, B), dtype), np.zeros_like(x, dtype)
+        for i in range(o1):
+            strips_grad[i:i + k1] += (kernel.T @ y_grad[:, i]).reshape(k1, c1, k2, o2, B)
         for j in range(k2):
             x_grad[..., j:j + o2] += strips_grad[:, :, j].transpose(3, 1, 0, 2)  # (B, c1, H, o2)
         return x_grad
@@ -279,8 +275,7 @@ class ConvolutionLayer(ParamLayer):
         _, c1, k1, k2 = self.k.shape
         strips = self._unfold_x(x)
         y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
-        k_grad = sum(y_grad[:, i] @ strips[patches].T
-                     for i, patches in enumerate(self._output_rows(o1)))
+        k_grad = sum(y_grad[:, i] @ strips[i:i + k1].reshape(-1, o2 * B).T for i in range(o1))
         self.k_grad = k_grad.reshape(c2, k1, c1, k2).transpose(0, 2, 1, 3)  # (c2, c1, k1, k2)
         # half the time of last_x_grad.sum
         self.b_grad = np.einsum("bchw->c", last_x_grad).reshape(self.b.shape)
@@ -294,19 +289,14 @@ class ConvolutionLayer(ParamLayer):
         return self.k.transpose(0, 2, 1, 3).reshape(len(self.k), -1)
 
     def _unfold_x(self, x):
-        """Return x with each row written k2 times, each time one pixel on, (H*c1*k2, o2*B)."""
+        """Return k2 copies of x, copy j shifted by j columns, row by row."""
         B, c1, H, W = x.shape
         k2 = self.k.shape[3]
         o2 = W - k2 + 1
         strips = np.empty((H, c1, k2, o2, B), x.dtype)
         for j in range(k2):
             strips[:, :, j] = x[..., j:j + o2].transpose(2, 1, 3, 0)  # (H, c1, o2, B)
-        return strips.reshape(H * c1 * k2, o2 * B)
-
-    def _output_rows(self, o1):
-        """Return, for each output row, where its X' stands in the unfolded x."""
-        _, c1, k1, k2 = self.k.shape
-        return [slice(i * c1 * k2, (i + k1) * c1 * k2) for i in range(o1)]
+        return strips
 
     def _shapes(self, x):
         B, _, H, W = x.shape
@@ -360,12 +350,13 @@ class CrossEntropyLoss:
 
 @contextmanager
 def _replacing(path):
-    """Give a path to write to, which then replaces path: what stands there is always whole."""
-    path = Path(os.path.realpath(path))  # a link stays, its target is replaced
+    """Yield a temporary path that replaces path in the end, so that path is always whole."""
+    target = Path(os.path.realpath(path))  # a link stays
     try:
-        with TemporaryDirectory(prefix="unfinished-", dir=path.parent) as folder:
-            yield Path(folder, path.name)
-            Path(folder, path.name).replace(path)
+        with TemporaryDirectory(prefix="unfinished-", dir=target.parent) as folder:
+            unfinished = Path(folder, Path(path).name)
+            yield unfinished
+            unfinished.replace(target)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
 
@@ -374,7 +365,7 @@ class ConvolutionNeuralNetwork:
     """The network of the series: two convolutions and a linear layer (series, part 3).
 
     Images are floats (B, 1, 28, 28) from 0 to 1, labels integers (B,) from 0 to 9, both arrays or
-    what NumPy can make one. Refused: other types (TypeError), other shapes and labels, no images,
+    what np.asarray accepts. Refused: other types (TypeError), other shapes and labels, no images,
     batch sizes below 1, learning rates that are not finite and above 0 (ValueError), and a loss
     that is not finite (FloatingPointError).
 
@@ -399,7 +390,7 @@ class ConvolutionNeuralNetwork:
         """Return the logits, (B, 10)."""
         # Batch last in memory: pooling takes every second pixel and convolution shifts by one.
         # With the images of a batch innermost, each of these slices is made of long runs, and all
-        # layers keep it so. They work with any other order as well, to rounding.
+        # layers keep it so. Any other order gives the same results, up to rounding.
         x = self._images(x).transpose(1, 2, 3, 0).copy().transpose(3, 0, 1, 2)
         if keepgrad:
             self.layer_inputs = []
@@ -411,11 +402,12 @@ class ConvolutionNeuralNetwork:
 
     def backward(self, last_x_grad, images_grad=True):
         """Set all gradients, using up layer_inputs; return dL/dx of the images if images_grad."""
-        if not self.layer_inputs:
+        layer_inputs, self.layer_inputs = self.layer_inputs, []
+        if not layer_inputs:
             raise RuntimeError("layer_inputs is empty, expected forward(x, keepgrad=True) first")
-        for layer in self.layers[:0:-1]:
-            last_x_grad = layer.backward(self.layer_inputs.pop(), last_x_grad)
-        first, x = self.layers[0], self.layer_inputs.pop()
+        for layer in reversed(self.layers[1:]):
+            last_x_grad = layer.backward(layer_inputs.pop(), last_x_grad)
+        first, x = self.layers[0], layer_inputs.pop()
         # a subclass may do more in backward, another layer may have no set_grads
         if not images_grad and "set_grads" in vars(type(first)):
             return first.set_grads(x, last_x_grad)
@@ -462,7 +454,7 @@ class ConvolutionNeuralNetwork:
                                     for key, (layer, name) in self._parameters().items()})
 
     def load(self, path):
-        """Take the parameters from a file of save; any other gives ValueError, changing nothing."""
+        """Take the parameters from a file of save; another is a ValueError and changes nothing."""
         parameters = self._parameters()
         expected = {key: getattr(layer, name).shape for key, (layer, name) in parameters.items()}
         with open(path, "rb") as file:
@@ -479,7 +471,7 @@ class ConvolutionNeuralNetwork:
             setattr(layer, name, arrays[key])
 
     def _parameters(self):
-        """Return the layer and the attribute of each name in a file: k0 is layers[0].k."""
+        """Map each name in a file to its layer and attribute: k0 is layers[0].k."""
         return {f"{name}{number}": (layer, name) for number, layer in enumerate(self.layers)
                 for name in vars(layer) if f"{name}_grad" in vars(layer)}
 
@@ -494,7 +486,7 @@ class ConvolutionNeuralNetwork:
             yield x[start:start + batch_size], y[start:start + batch_size]
 
     def _images(self, x):
-        """Return images that the network takes as an array."""
+        """Return x as an array, or refuse it."""
         x = self._array(x, "images", "floats (B, 1, 28, 28)")
         if x.shape[1:] != (1, 28, 28) or len(x) == 0:
             raise ValueError(f"the images have shape {x.shape}, expected (B, 1, 28, 28), B > 0")
@@ -528,7 +520,8 @@ def _parse_arguments():
             ("--batch-size", args.batch_size, args.batch_size >= 1, "at least 1"),
             ("--lr", args.lr, 0 < args.lr < math.inf, "a finite number above 0"),
             ("--seed", args.seed, 0 <= args.seed < 2**32, "0 to 4294967295"),
-            ("--save", args.save, (args.save or ".npz").endswith(".npz"), "a name with .npz")):
+            ("--save", args.save, (args.save is None or args.save.endswith(".npz")),
+             "a name that ends in .npz")):
         if not accepted:
             parser.error(f"argument {option}: {value}, expected {expected}")
     return args
@@ -560,7 +553,8 @@ def main():
     network = ConvolutionNeuralNetwork()
     for images in (train_x, test_x):
         network.predict(images[:1])  # refuses images of another size now, not after an epoch
-    losses, status, line = [], 0, "=" * 15
+    losses, status = [], 0
+    line = "=" * 15
     print(f"{line} Begin Train {line}", flush=True)
     begin = time.perf_counter()
     try:
@@ -596,4 +590,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, ValueError, FloatingPointError, MemoryError) as error:
-        sys.exit(f"cnn_numpy.py: error: {error or 'not enough memory'}")
+        sys.exit(f"cnn_numpy.py: error: {str(error) or 'not enough memory'}")

@@ -1,80 +1,35 @@
-"""Learning real digits, which needs every gradient to be right."""
+"""Learning real digits, with any seed."""
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from cnn_numpy import ConvolutionNeuralNetwork, load_dataset
 
-# The first parameters and the order of the images come from NumPy's global generator:
-# ruff: noqa: NPY002
-
-DATA = Path(__file__).parents[1] / "cv-data"
-EPOCHS = 6
-# Measured after these epochs: 0.11 to 0.36 for the ten seeds; 0.54 and more with a wrong gradient,
-# 2.30 without any learning.
-LEARNED = 0.45
-
 
 @pytest.fixture(scope="module")
 def digits():
-    """Return 60 images of each digit and their labels."""
-    paths = [path for digit in range(10)
-             for path in sorted((DATA / "train" / str(digit)).iterdir())[:60]]
-    return (np.stack([plt.imread(path) for path in paths])[:, np.newaxis],
-            np.array([int(path.parent.name) for path in paths]))
+    """Return the test digits, shuffled, and their labels."""
+    np.random.seed(1234)
+    return load_dataset(Path(__file__).parents[1] / "cv-data" / "test", shuffle=True)
 
 
-def loss_after_training(digits, seed, spoil=None):
-    """Return the loss on 600 images after a few epochs with them."""
+def trained_network(digits, seed, count, batch_size, epochs):
+    """Return a network that a seed gives, trained on the first digits."""
     np.random.seed(seed)
     network = ConvolutionNeuralNetwork()
-    order = np.random.permutation(600)
-    x, y = (array[order] for array in digits)
-    if spoil:
-        spoil(network)
-    for _ in range(EPOCHS):
-        network.train(x, y, 20, EPOCHS, 0.1)
-    return network.test(x, y, 100)
+    for _ in range(epochs):
+        network.train(digits[0][:count], digits[1][:count], batch_size, epochs, 0.1)
+    return network
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_every_seed_learns(digits, seed):
-    assert loss_after_training(digits, seed) < LEARNED
+    """After these epochs the loss is 0.14 to 0.24, of forty seeds at most 0.29; 2.30 untrained."""
+    network = trained_network(digits, seed, 600, 20, 6)
+    assert network.test(digits[0][:600], digits[1][:600], 100) < 0.45
 
 
-class Wrong:
-    """A layer all of whose gradients are multiplied with a factor."""
-
-    def __init__(self, layer, factor):
-        self.layer, self.factor, self.forward = layer, factor, layer.forward
-
-    def backward(self, x, last_x_grad):
-        return self.factor * self.layer.backward(x, last_x_grad)
-
-    def update(self, lr):
-        if hasattr(self.layer, "update"):
-            self.layer.update(self.factor * lr)
-
-
-@pytest.mark.parametrize("factor", [-1, 0])
-@pytest.mark.parametrize("number", range(8))
-def test_a_wrong_gradient_of_one_layer_shows(digits, number, factor):
-    def spoil(network):
-        network.layers[number] = Wrong(network.layers[number], factor)
-
-    try:
-        loss = loss_after_training(digits, 0, spoil)
-    except FloatingPointError:
-        loss = np.inf
-    assert loss > LEARNED
-
-
-def test_unseen_digits_are_known():
-    np.random.seed(1234)
-    x, y = load_dataset(DATA / "test", shuffle=True)
-    network = ConvolutionNeuralNetwork()
-    for _ in range(4):
-        network.train(x[:2000], y[:2000], 50, 4, 0.1)
-    assert np.mean(network.predict(x[2000:]).argmax(axis=1) == y[2000:]) > 0.8
+def test_unseen_digits_are_known(digits):
+    network = trained_network(digits, 1234, 2000, 50, 4)
+    assert np.mean(network.predict(digits[0][2000:]).argmax(axis=1) == digits[1][2000:]) > 0.8
