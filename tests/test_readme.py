@@ -11,8 +11,6 @@ from PIL import Image  # which comes with matplotlib
 
 import cnn_numpy
 
-# The first parameters come from NumPy's global generator:
-# ruff: noqa: NPY002
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
