@@ -140,13 +140,20 @@ def test_the_order_in_memory_changes_nothing(case):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_dtype_stays(case, dtype):
+def test_the_dtype_stays_and_update_is_a_step_in_place(case, dtype):
     layer, what, x, y_grad = case
     expected = definition(layer, x, y_grad)
     as_dtype(layer, dtype)
     y, grads = results(layer, x.astype(dtype), y_grad.astype(dtype))
     assert {array.dtype for array in (y, *grads.values())} == {np.dtype(dtype)}
     assert_results(layer, what, x.astype(dtype), y_grad.astype(dtype), expected, 1e-5)
+    before = {name: (array, array - 0.25 * grads[name]) for name in parameters(layer)
+              for array in [getattr(layer, name)]}
+    if isinstance(layer, ParamLayer):
+        layer.update(np.float64(0.25))
+    for name, (array, stepped) in before.items():
+        assert getattr(layer, name) is array and array.dtype == dtype
+        assert_same(f"{what}: {name} after update(0.25)", array, stepped, 0)
 
 
 def test_integers_do_too(case):
@@ -154,20 +161,6 @@ def test_integers_do_too(case):
     x, y_grad = np.round(7 * x).astype(int), np.round(3 * y_grad).astype(int)
     expected = definition(layer, x, y_grad)
     assert_results(layer, what, x, y_grad, expected, 1e-13)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_update_is_a_step_against_the_gradient_in_place(case, dtype):
-    layer, what, x, y_grad = case
-    as_dtype(layer, dtype).backward(x.astype(dtype), y_grad.astype(dtype))
-    arrays = {name: getattr(layer, name) for name in parameters(layer)}
-    expected = {name: array - 0.25 * getattr(layer, f"{name}_grad")
-                for name, array in arrays.items()}
-    if isinstance(layer, ParamLayer):
-        layer.update(np.float64(0.25))
-    for name, array in arrays.items():
-        assert getattr(layer, name) is array and array.dtype == dtype
-        assert_same(f"{what}: {name} after update(0.25)", array, expected[name], 0)
 
 
 def test_the_base_classes_only_promise():
@@ -275,23 +268,14 @@ def test_the_gradient_of_the_loss_is_its_slope(logits):
     assert_same("CrossEntropyLoss: dL/dx", CrossEntropyLoss().backward(x, y), slopes, 1e-7)
 
 
-def test_the_loss_takes_labels_and_logits_in_any_form(logits):
-    x, y = logits
-    loss, x_grad = CrossEntropyLoss().forward(x, y), CrossEntropyLoss().backward(x, y)
-    for same_x in layouts(x):
-        for same_y in (y.astype(np.uint8), y.astype(np.int32), np.repeat(y, 2)[::2]):
-            same_y.flags.writeable = False
-            assert CrossEntropyLoss().forward(same_x, same_y) == pytest.approx(loss, rel=1e-14)
-            assert_same("dL/dx", CrossEntropyLoss().backward(same_x, same_y), x_grad, 1e-14)
-    assert CrossEntropyLoss().backward(x.astype(np.float32), y).dtype == np.float32
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_loss_of_far_logits_is_exact(dtype):
     x, y = np.array([[10000, -10000], [-10000, 10000]], dtype), np.array([1, 1])
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         assert CrossEntropyLoss().forward(x, y) == 10000  # the mean of 20000 and 0
-        np.testing.assert_array_equal(CrossEntropyLoss().backward(x, y), [[0.5, -0.5], [0, 0]])
+        x_grad = CrossEntropyLoss().backward(x, y.astype(np.uint8))
+    np.testing.assert_array_equal(x_grad, [[0.5, -0.5], [0, 0]])
+    assert x_grad.dtype == dtype
 
 
 X4 = np.zeros((2, 3, 4, 4))

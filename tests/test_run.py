@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -213,24 +212,6 @@ def test_a_wrong_argument_is_refused_before_anything_is_read(run, name, value, e
     assert f"argument {name}: {expected}" in result.stderr
 
 
-@pytest.mark.parametrize("seed", ["0", "4294967295"])
-def test_arguments_at_their_limits(data, run, seed):
-    result = run("--epochs", "1", "--batch-size", "1000", "--lr", "1e-9", "--seed", seed)
-    assert result.returncode == 0 and result.stderr == ""
-    # digits that an untrained network never answers have no precision, and say so as 0
-    assert re.search(r" 0\.0000 +0\.0000 +0\.0000 ", result.stdout)
-    assert not re.search(r" 1\.0000 +0\.0000 +0\.0000 ", result.stdout)
-
-
-def test_help_names_every_argument_and_its_default(run):
-    result = run("--help")
-    assert result.returncode == 0 and result.stdout.isascii()
-    for name, default in (("--epochs", "200"), ("--batch-size", "100"), ("--lr", "0.1"),
-                          ("--seed", "1234"), ("--data", "cv-data"), ("--save", "None")):
-        text = " ".join(result.stdout.split())
-        assert re.search(rf"{name} [^-]*\(default: {default}\)", text)
-
-
 def test_the_run_prints_and_draws_what_was_learned(data, run):
     """The seed fixes the order of the training images first and the parameters then."""
     named = data.parent / "my digits \u6570\u5b57"
@@ -283,10 +264,12 @@ def test_the_curve_leaves_out_the_first_epoch(tmp_path, monkeypatch):
 
 def test_a_curve_that_cannot_be_written_costs_no_report(data, run):
     (data.parent / "loss.png").mkdir()
-    result = run("--epochs", "1")
+    result = run("--epochs", "1", "--lr", "1e-9", "--seed", "4294967295", "--batch-size", "999")
     assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
     assert "loss.png cannot be written" in result.stderr
-    assert "Classification Report: Test" in result.stdout
+    # digits that an untrained network never answers have no precision, and say so as 0
+    assert re.search(r"Report: Test [\s\S]* 0\.0000 +0\.0000 +0\.0000 ", result.stdout)
+    assert not re.search(r" 1\.0000 +0\.0000 +0\.0000 ", result.stdout)
     assert sorted(os.listdir(data.parent)) == ["cv-data", "loss.png"]
 
 
@@ -372,13 +355,3 @@ def test_ctrl_c_before_training(data, run, monkeypatch):
     monkeypatch.setattr(np.random, "permutation", interrupted)
     result = run()
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
-
-
-def test_an_epoch_is_seen_when_it_ends(data):
-    """Through a pipe too, where Python would keep some thousand characters back."""
-    process = start(data.parent, "--epochs", "1000000")
-    begin = time.monotonic()
-    while not process.stdout.readline().startswith("Epoch:   1 "):
-        assert process.poll() is None and time.monotonic() < begin + 60
-    process.kill()
-    process.communicate()
