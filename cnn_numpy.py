@@ -6,12 +6,12 @@ c1 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2 outp
 width; d1 and d2 features in and out; L the loss.
 """
 import argparse
+import io
 import math
 import os
 import re
 import sys
 import time
-from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,13 +54,17 @@ def _read_image(path):
         if not path.is_file():
             raise ValueError("it is not a regular file")
         with Image.open(path) as image:
-            # Pillow would clip integers and floats to 8 bits, and cut 16-bit colours to 8
+            # Pillow would clip integers and floats to 8 bits and cut 16-bit colours to 8
             if image.mode[0] in "IF" or re.search(";16[BLN]", str(image.tile)):
                 raise ValueError("it has more than 8 bits a channel")
-            if image.mode != "L" or "transparency" in image.info:
+            if image.mode in "1L" and "transparency" in image.info:  # wrong below 8 bits
+                raise ValueError("one of its greys is transparent")
+            if image.mode != "L":
                 black = Image.new("RGBA", image.size, "black")
                 image = Image.alpha_composite(black, image.convert("RGBA"))
             return np.asarray(image.convert("L"))
+    except MemoryError:
+        raise
     except Exception as error:  # which one it is depends on where in the file Pillow fails
         raise ValueError(f"{path} is not a readable image: {error}") from error
 
@@ -270,7 +274,7 @@ class ConvolutionLayer(ParamLayer):
         return x_grad
 
     def set_grads(self, x, last_x_grad):
-        """Set k_grad and b_grad, all that backward does for a layer whose dL/dX nobody needs."""
+        """Set k_grad and b_grad: all of backward that training needs of the first layer."""
         B, c2, o1, o2 = self._check(x, last_x_grad)
         _, c1, k1, k2 = self.k.shape
         strips = self._unfold_x(x)
@@ -309,11 +313,9 @@ class CrossEntropyLoss:
     """Softmax and cross-entropy, L = -mean(log p[y]), p = softmax(x) (series, part 2).
 
     dL/dx = (p - q) / B, where q is 1 at the label and 0 elsewhere. The row's largest logit is
-    subtracted first, which does not change p and keeps exp from overflowing.
-
-    Shapes: x, logits of C classes, float (B, C); y, labels 0..C-1, integer (B,); L, a float.
-    Refused: other shapes and labels (ValueError), labels that are not integers (TypeError), and a
-    loss that is not finite (FloatingPointError).
+    subtracted first, which does not change p and keeps exp from overflowing. x is (B, C), logits
+    of C classes, y (B,), integer labels 0..C-1, L a float. Refused: other shapes and labels
+    (ValueError), other types of labels (TypeError), a loss that is not finite (FloatingPointError).
     """
 
     def forward(self, x, y):
@@ -348,14 +350,15 @@ class CrossEntropyLoss:
             raise ValueError(f"y holds {y.min()} to {y.max()}, expected 0 to {x.shape[1] - 1}")
 
 
-@contextmanager
-def _replacing(path):
-    """Yield a temporary path that replaces path in the end, so that path is always whole."""
+def _write(path, content):
+    """Write the content of a BytesIO beside path and rename it: path is whole at any time."""
     target = Path(os.path.realpath(path))  # a link stays
     try:
+        if target.exists() and not target.is_file():  # not even /dev/null
+            raise OSError("it is not a regular file")
         with TemporaryDirectory(prefix="unfinished-", dir=target.parent) as folder:
-            unfinished = Path(folder, Path(path).name)
-            yield unfinished
+            unfinished = Path(folder, "file")
+            unfinished.write_bytes(content.getvalue())
             unfinished.replace(target)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
@@ -439,9 +442,8 @@ class ConvolutionNeuralNetwork:
                    for x, y in self._batches(test_x, test_y, batch_size)) / len(test_y)
 
     def predict(self, x):
-        """Return the probabilities of the ten digits, (B, 10)."""
+        """Return the probabilities of the ten digits, (B, 10), in memory for 100 images."""
         x = self._images(x)
-        # 100 at a time, so that memory does not grow with the images
         logits = [self.forward(x[start:start + 100]) for start in range(0, len(x), 100)]
         return CrossEntropyLoss.softmax(np.concatenate(logits))
 
@@ -449,31 +451,35 @@ class ConvolutionNeuralNetwork:
         """Write the parameters to a file .npz, each under its layer's number: k0, b0, k3, ..."""
         if not str(path).endswith(".npz"):
             raise ValueError(f"path = {path}, expected a name that ends in .npz")
-        with _replacing(path) as unfinished:
-            np.savez(unfinished, **{key: getattr(layer, name)
-                                    for key, (layer, name) in self._parameters().items()})
+        arrays = {key: getattr(layer, name) for key, (layer, name) in self._parameters().items()}
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise FloatingPointError("the parameters are not finite, training has diverged")
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        _write(path, content)
 
     def load(self, path):
         """Take the parameters from a file of save; another is a ValueError and changes nothing."""
         parameters = self._parameters()
         expected = {key: getattr(layer, name).shape for key, (layer, name) in parameters.items()}
-        with open(path, "rb") as file:
-            try:
-                with np.load(file, allow_pickle=False) as saved:
-                    arrays = dict(saved)
-                shapes = {key: np.shape(array) for key, array in arrays.items()}
-                if shapes != expected or not all(
-                        a.dtype.kind == "f" and np.isfinite(a).all() for a in arrays.values()):
-                    raise ValueError(f"it holds {shapes}, expected finite floats {expected}")
-            except Exception as error:  # which one it is depends on what the file holds instead
-                raise ValueError(f"{path} is not a network that save wrote: {error}") from error
+        content = io.BytesIO(Path(path).read_bytes())
+        try:
+            arrays = dict(np.load(content, allow_pickle=False))
+            shapes = {key: np.shape(array) for key, array in arrays.items()}
+            if shapes != expected or not all(
+                    array.dtype in (np.float32, np.float64) and np.isfinite(array).all()
+                    for array in arrays.values()):
+                raise ValueError(f"it holds {shapes}, expected finite floats {expected}")
+        except Exception as error:  # which one it is depends on what the file holds instead
+            raise ValueError(f"{path} is not a network that save wrote: {error}") from error
         for key, (layer, name) in parameters.items():
             setattr(layer, name, arrays[key])
 
     def _parameters(self):
         """Map each name in a file to its layer and attribute: k0 is layers[0].k."""
         return {f"{name}{number}": (layer, name) for number, layer in enumerate(self.layers)
-                for name in vars(layer) if f"{name}_grad" in vars(layer)}
+                for name, value in vars(layer).items()
+                if isinstance(value, np.ndarray) and not name.endswith("_grad")}
 
     def _batches(self, x, y, batch_size):
         """Yield the images and labels of each batch; the last one may be smaller."""
@@ -520,8 +526,7 @@ def _parse_arguments():
             ("--batch-size", args.batch_size, args.batch_size >= 1, "at least 1"),
             ("--lr", args.lr, 0 < args.lr < math.inf, "a finite number above 0"),
             ("--seed", args.seed, 0 <= args.seed < 2**32, "0 to 4294967295"),
-            ("--save", args.save, (args.save is None or args.save.endswith(".npz")),
-             "a name that ends in .npz")):
+            ("--save", args.save, args.save is None or args.save.endswith(".npz"), "FILE.npz")):
         if not accepted:
             parser.error(f"argument {option}: {value}, expected {expected}")
     return args
@@ -537,8 +542,9 @@ def _save_curve(losses):
     axes.set(title="Loss over the epochs", xlabel="epoch", ylabel="mean cross-entropy loss")
     axes.legend()
     axes.grid(alpha=0.3)
-    with _replacing("loss.png") as unfinished:
-        axes.figure.savefig(unfinished, dpi=150)
+    content = io.BytesIO()
+    axes.figure.savefig(content, dpi=150)
+    _write("loss.png", content)
 
 
 def main():
@@ -554,8 +560,7 @@ def main():
     for images in (train_x, test_x):
         network.predict(images[:1])  # refuses images of another size now, not after an epoch
     losses, status = [], 0
-    line = "=" * 15
-    print(f"{line} Begin Train {line}", flush=True)
+    print("=============== Begin Train ===============", flush=True)
     begin = time.perf_counter()
     try:
         for epoch in range(1, args.epochs + 1):
@@ -571,16 +576,16 @@ def main():
         status = 130
     except FloatingPointError as error:
         raise FloatingPointError(f"epoch {epoch}: {error}") from error
-    print(f"{line} End Train: {(time.perf_counter() - begin) / 60:.2f} min {line}", flush=True)
-
+    minutes = (time.perf_counter() - begin) / 60
     try:
         if losses:
             _save_curve(losses)
     finally:  # the reports are worth more than the curve
+        print(f"=============== End Train: {minutes:.2f} min ===============")
         for name, x, y in (("Train", train_x, train_y), ("Test", test_x, test_y)):
             answers = network.predict(x).argmax(axis=1)
-            print(f"{line} Classification Report: {name} {line}")
-            print(classification_report(y, answers, digits=4, zero_division=0))
+            print(f"=============== Classification Report: {name} ===============")
+            print(classification_report(y, answers, digits=4, zero_division=0), flush=True)
     return status
 
 
@@ -590,4 +595,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, ValueError, FloatingPointError, MemoryError) as error:
-        sys.exit(f"cnn_numpy.py: error: {str(error) or 'not enough memory'}")
+        sys.stdout = None  # a closed pipe would complain once more at the end
+        sys.exit(f"cnn_numpy.py: error: {' '.join(str(error).split()) or 'not enough memory'}")

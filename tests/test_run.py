@@ -40,8 +40,10 @@ def run(tmp_path, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
+        stdout = sys.stdout
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(SCRIPT, run_name="__main__")
+        sys.stdout = stdout
         status, (out, err) = stop.value.code or 0, capsys.readouterr()
         if isinstance(status, str):  # which Python prints, and leaves with 1
             status, err = 1, f"{err}{status}\n"
@@ -51,8 +53,9 @@ def run(tmp_path, monkeypatch, capsys):
 
 def start(folder, *arguments):
     """Start the script in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.Popen([sys.executable, SCRIPT, *arguments], cwd=folder, encoding="utf-8",
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 
 
 def assert_one_line(result, *words):
@@ -126,13 +129,13 @@ IMAGES = {  # what a file holds, and the grey of each of its rows
     "opacity": (saved(Image.merge("LA", (WHITE, GREY)), "PNG"), LEVELS / 255),
     "opacity and colour": (saved(Image.merge("RGBA", (WHITE, WHITE, WHITE, GREY)), "PNG"),
                            LEVELS / 255),
-    "one transparent grey": (saved(WHITE, "PNG", transparency=255), 0 * LEVELS),
     "transparent palette": (saved(TWO_LEVELS.convert("P"), "PNG", transparency=255), 0 * LEVELS),
 }
 REFUSED = {  # what a file holds, and what is said of it
     "grey, 16 bits": (png(16, 0, [bytes(56)] * 28), "8 bits"),
     "colour, 16 bits": (png(16, 2, [bytes(168)] * 28), "8 bits"),
     "opacity, 16 bits": (png(16, 6, [bytes(224)] * 28), "8 bits"),
+    "one transparent grey": (saved(WHITE, "PNG", transparency=255), "greys is transparent"),
     "floats": (saved(Image.new("F", (28, 28)), "TIFF"), "8 bits"),
     "integers": (saved(Image.new("I", (28, 28)), "TIFF"), "8 bits"),
     "text": (b"no image", "cannot identify"), "nothing": (b"", "cannot identify"),
@@ -204,8 +207,8 @@ def test_a_folder_without_images(data, run):
     ("--batch-size", "0", "0, expected at least 1"), ("--lr", "x", "invalid float"),
     ("--lr", "0", "0.0, expected a finite number above 0"), ("--lr", "nan", "nan, expected"),
     ("--lr", "inf", "inf, expected"), ("--seed", "-1", "-1, expected 0 to 4294967295"),
-    ("--seed", "4294967296", "4294967296, expected"), ("--save", "", ", expected a name"),
-    ("--save", "digits", "digits, expected a name that ends in .npz")])
+    ("--seed", "4294967296", "4294967296, expected"), ("--save", "", ", expected FILE.npz"),
+    ("--save", "digits", "digits, expected FILE.npz")])
 def test_a_wrong_argument_is_refused_before_anything_is_read(run, name, value, expected):
     result = run(name, value)
     assert result.returncode == 2 and result.stdout == "" and result.stderr.startswith("usage: ")
