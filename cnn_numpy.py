@@ -34,13 +34,13 @@ def load_dataset(folder, shuffle=False):
     images, targets = [], []
     for digit in range(10):
         subfolder = Path(folder, str(digit)).absolute()  # for errors that name all of it
-        for name in sorted(os.listdir(subfolder)):
-            if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini"):
+        for file in sorted(os.scandir(subfolder), key=lambda file: file.name):
+            if file.name.startswith(".") or file.name.lower() in ("thumbs.db", "desktop.ini"):
                 continue
-            images.append(_read_image(subfolder / name))
+            images.append(_read_image(file))
             targets.append(digit)
             if images[-1].shape != images[0].shape:
-                raise ValueError(f"{subfolder / name} has (height, width) {images[-1].shape}, "
+                raise ValueError(f"{file.path} has (height, width) {images[-1].shape}, "
                                  f"expected {images[0].shape} like the first image")
         if digit not in targets:
             raise FileNotFoundError(f"{subfolder} is empty, expected at least one image")
@@ -48,12 +48,12 @@ def load_dataset(folder, shuffle=False):
     return np.stack(images)[order, np.newaxis] / np.float32(255), np.array(targets)[order]
 
 
-def _read_image(path):
+def _read_image(file):
     """Return the grey pixels of an image, uint8 (H, W)."""
     try:
-        if not path.is_file():
+        if not file.is_file():
             raise ValueError("it is not a regular file")
-        with Image.open(path) as image:
+        with Image.open(file.path) as image:
             # Pillow would clip integers and floats to 8 bits and cut 16-bit colours to 8
             if image.mode[0] in "IF" or re.search(";16[BLN]", str(image.tile)):
                 raise ValueError("it has more than 8 bits a channel")
@@ -66,7 +66,7 @@ def _read_image(path):
     except MemoryError:
         raise
     except Exception as error:  # which one it is depends on where in the file Pillow fails
-        raise ValueError(f"{path} is not a readable image: {error}") from error
+        raise ValueError(f"{file.path} is not a readable image: {error}") from error
 
 
 class NetworkLayer:
