@@ -155,7 +155,7 @@ def compare(networks, memory):
 
 def growth(networks):
     """Print what training costs with other batch sizes and numbers of images."""
-    notes = {10: "the calls' own cost", 1000: "a batch leaves the cache"}
+    notes = {10: "  Python's calls", 100: "", 1000: "  a row's patches leave the cache"}
     cases = [(3000, 10), (3000, 100), (3000, 1000), (1000, 100), (10000, 100)]
     times = {(case, name): [] for case in cases for name in networks}
     faults = dict.fromkeys(cases, 0)
@@ -172,7 +172,7 @@ def growth(networks):
         ours, *others = [median(times[case, name]) for name in networks]
         beside = f"{ours / min(others):9.2f}" if others else "  unknown"
         print(f"{case[0]:6,} images, batches of {case[1]:5,}  {ours:13.4f}  {ours / best:11.2f}  "
-              f"{beside}  {faults[case]:13.2f}  {notes.get(case[1], '')}".rstrip())
+              f"{beside}  {faults[case]:13.2f}{notes[case[1]] if ours > 1.2 * best else ''}")
 
 
 def page_faults():
