@@ -354,7 +354,7 @@ def _write(path, content):
     """Write the content of a BytesIO beside path and rename it: path is whole at any time."""
     target = Path(os.path.realpath(path))  # a link stays
     try:
-        if target.exists() and not target.is_file():  # not even /dev/null
+        if target.exists() and not target.is_file():  # a device, say
             raise OSError("it is not a regular file")
         with TemporaryDirectory(prefix="unfinished-", dir=target.parent) as folder:
             unfinished = Path(folder, "file")
@@ -369,8 +369,8 @@ class ConvolutionNeuralNetwork:
 
     Images are floats (B, 1, 28, 28) from 0 to 1, labels integers (B,) from 0 to 9, both arrays or
     what np.asarray accepts. Refused: other types (TypeError), other shapes and labels, no images,
-    batch sizes below 1, learning rates that are not finite and above 0 (ValueError), and a loss
-    that is not finite (FloatingPointError).
+    a batch size below 1, a learning rate that is not finite or not above 0 (ValueError), and a loss
+    or parameters to save that are not finite (FloatingPointError).
 
     layer_inputs holds the input of each layer from forward(x, keepgrad=True) to backward.
     """
@@ -431,7 +431,7 @@ class ConvolutionNeuralNetwork:
         for x, y in self._batches(train_x, train_y, batch_size):
             logits = self.forward(x, keepgrad=True)
             loss_sum += self.loss_func.forward(logits, y) * len(y)
-            self.backward(self.loss_func.backward(logits, y), images_grad=False)
+            self.backward(self.loss_func.backward(logits, y), images_grad=False)  # and clear
             self.update(lr)
         return loss_sum / len(train_y)
 
@@ -442,7 +442,7 @@ class ConvolutionNeuralNetwork:
                    for x, y in self._batches(test_x, test_y, batch_size)) / len(test_y)
 
     def predict(self, x):
-        """Return the probabilities of the ten digits, (B, 10), in memory for 100 images."""
+        """Return the probabilities of the ten digits, (B, 10), 100 images at a time."""
         x = self._images(x)
         logits = [self.forward(x[start:start + 100]) for start in range(0, len(x), 100)]
         return CrossEntropyLoss.softmax(np.concatenate(logits))
@@ -459,7 +459,7 @@ class ConvolutionNeuralNetwork:
         _write(path, content)
 
     def load(self, path):
-        """Take the parameters from a file of save; another is a ValueError and changes nothing."""
+        """Take the parameters of a saved file; any other is a ValueError and changes nothing."""
         parameters = self._parameters()
         expected = {key: getattr(layer, name).shape for key, (layer, name) in parameters.items()}
         content = io.BytesIO(Path(path).read_bytes())
