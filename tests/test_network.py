@@ -303,8 +303,13 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch, error):
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "folder.npz").mkdir()
     for path in (tmp_path / "nowhere" / "digits.npz", tmp_path / "folder.npz"):
-        with pytest.raises(OSError, match=f"{path.name} cannot be written"):
+        with pytest.raises(OSError, match=f"{path.name} cannot be written: ."):
             network_of(13).save(path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.npz")
+        with pytest.raises(OSError, match="pipe.npz cannot be written: it is not a regular file"):
+            network_of(13).save(tmp_path / "pipe.npz")
+        (tmp_path / "pipe.npz").unlink()
     for name in ("digits", "digits.NPZ", "digits.npz.txt"):
         with pytest.raises(ValueError, match=f"{name}, expected a name that ends in .npz"):
             network_of(13).save(tmp_path / name)
