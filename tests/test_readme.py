@@ -1,5 +1,6 @@
 """What the README says and shows is true: its code runs, its links lead, its tables agree."""
 import functools
+import importlib.util
 import inspect
 import re
 import shutil
@@ -35,7 +36,7 @@ def folder(tmp_path_factory):
             target = folder / "cv-data" / part / str(digit)
             target.mkdir(parents=True)
             for path in sorted((PROJECT / "cv-data" / part / str(digit)).iterdir())[:30]:
-                shutil.copy(path, target)
+                shutil.copyfile(path, target / path.name)
     image = plt.imread(sorted((folder / "cv-data" / "test" / "3").iterdir())[0])
     photo_of(image, np.random.default_rng(0)).save(folder / "photo.png")
     return folder
@@ -52,18 +53,15 @@ def run_code(folder, monkeypatch, blocks):
 
 def test_the_code_for_use_runs(folder, monkeypatch, capsys):
     assert ["import torch" in block for block in CODE] == [False, False, False, True]
-    names = run_code(folder, monkeypatch, CODE[:3])
+    torch = importlib.util.find_spec("torch")
+    names = run_code(folder, monkeypatch, CODE if torch else CODE[:3])
+    if torch:
+        np.testing.assert_allclose(names["same"], names["probabilities"], atol=1e-5)
     assert names["probabilities"].shape == (300, 10)
     assert names["digit_image"]("photo.png").shape == (1, 1, 28, 28)
-    assert re.fullmatch(r"(\d \d\.\d+ \d\.\d+\n){5}accuracy 0\.\d+\nthis is a \d\n",
-                        capsys.readouterr().out)
+    assert re.match(r"(\d \d\.\d+ \d\.\d+\n){5}accuracy 0\.\d+\nthis is a \d\n",
+                    capsys.readouterr().out)
     assert sorted(path.name for path in folder.iterdir()) == ["cv-data", "digits.npz", "photo.png"]
-
-
-def test_pytorch_gives_the_same_predictions(folder, monkeypatch):
-    pytest.importorskip("torch")
-    names = run_code(folder, monkeypatch, CODE)
-    np.testing.assert_allclose(names["same"], names["probabilities"], atol=1e-5)
 
 
 def test_the_network_knows_photos_of_digits(tmp_path):

@@ -30,7 +30,7 @@ def data(tmp_path):
             folder = tmp_path / "cv-data" / part / str(digit)
             folder.mkdir(parents=True)
             for path in sorted((PROJECT / "cv-data" / part / str(digit)).iterdir())[:count]:
-                shutil.copy(path, folder)
+                shutil.copyfile(path, folder / path.name)
     return tmp_path / "cv-data"
 
 
