@@ -54,6 +54,7 @@ def run(tmp_path, monkeypatch, capsys):
 def start(folder, *arguments):
     """Start the script in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     return subprocess.Popen([sys.executable, SCRIPT, *arguments], cwd=folder, encoding="utf-8",
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 
