@@ -1,6 +1,14 @@
 """What several test files need."""
+import os
+
 import numpy as np
 import pytest
+
+NAME = "my digits \u6570\u5b57"  # of a file or folder, with what trips up careless code
+try:
+    os.fsencode(NAME)
+except UnicodeEncodeError:  # a locale that knows ASCII only
+    NAME = "my digits"
 
 
 def parameters(layer):

@@ -8,7 +8,7 @@ from pathlib import Path
 import definitions
 import numpy as np
 import pytest
-from helpers import as_dtype, assert_same, parameters
+from helpers import NAME, as_dtype, assert_same, parameters
 
 from cnn_numpy import ConvolutionLayer, ConvolutionNeuralNetwork, CrossEntropyLoss
 
@@ -243,7 +243,7 @@ def test_pytorch_computes_the_same():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_is_saved_is_loaded(tmp_path, dtype):
-    network, other, path = network_of(13, dtype), network_of(14), tmp_path / "\u6570 \u5b57.npz"
+    network, other, path = network_of(13, dtype), network_of(14), tmp_path / f"{NAME}.npz"
     network_of(15).save(path)
     network.save(str(path))  # over the old one
     assert os.listdir(tmp_path) == [path.name]

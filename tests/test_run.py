@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from helpers import NAME
 from PIL import Image
 
 import cnn_numpy
@@ -218,7 +219,7 @@ def test_a_wrong_argument_is_refused_before_anything_is_read(run, name, value, e
 
 def test_the_run_prints_and_draws_what_was_learned(data, run):
     """The seed fixes the order of the training images first and the parameters then."""
-    named = data.parent / "my digits \u6570\u5b57"
+    named = data.parent / NAME
     data.rename(named)
     process = start(data.parent, "--epochs", "3", "--batch-size", "16", "--seed", "7", "--lr",
                     "0.2", "--data", str(named))
