@@ -373,7 +373,7 @@ LABELS = np.array([1, 2])
     (IMAGES.astype(np.uint8), TypeError, "dtype uint8, expected floats"),
     (None, ValueError, r"shape \(\), expected \(B, 1, 28, 28\)"),
     ([], ValueError, r"shape \(0,\), expected \(B, 1, 28, 28\)"),
-    ([[1.0], [1.0, 2.0]], TypeError, r"expected floats|array of floats \(B, 1, 28, 28\)")])
+    ([[1.0], [1.0, 2.0]], TypeError, r"the images cannot .* floats \(B, 1, 28, 28\): .")])
 def test_images_that_the_network_cannot_take_are_refused(x, error, message):
     network = network_of(0)
     for call in (network.forward, network.predict, lambda x: network.test(x, LABELS, 1),

@@ -146,6 +146,9 @@ def test_the_run_and_its_arguments(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["cnn_numpy.py", "--help"])
     with pytest.raises(SystemExit):
         cnn_numpy.main()
-    options = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    text = " ".join(capsys.readouterr().out.split())
+    for default in ("200", "100", "0.1", "1234", "cv-data", "None"):
+        assert f"(default: {default})" in text
+    options = set(re.findall(r"--[\w-]+", text))
     named = set(re.findall(r"(?:cnn_numpy\.py |`)(--[a-z-]+)", README))
     assert {"--epochs", "--data", "--save", "--help"} <= named <= options
