@@ -306,12 +306,13 @@ def test_divergence_names_the_epoch_and_keeps_an_older_file(data, run):
     assert (data.parent / "digits.npz").read_bytes() == b"older"
 
 
-def test_too_little_memory_is_one_line(data, run, monkeypatch):
-    def stack(arrays):
+@pytest.mark.parametrize("module, name", [(np, "stack"), (Image, "open")])
+def test_too_little_memory_is_one_line_that_says_so(data, run, monkeypatch, module, name):
+    def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(np, "stack", stack)
-    assert_one_line(run(), "not enough memory")
+    monkeypatch.setattr(module, name, fail)
+    assert_one_line(run(), "error: not enough memory\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signal to a child alone")
@@ -336,7 +337,7 @@ def test_however_a_run_ends_the_last_whole_epoch_is_saved(data, end):
     losses = [float(loss) for loss in losses + re.findall(r"Test Loss: (.*)", out)]
     assert len(losses) >= 3 and loss_of(data) < losses[0]
     if end == "Ctrl-C":
-        assert "End Train" in out and "Classification Report: Test" in out
+        assert "interrupted" in err and "End Train" in out and "Classification Report: Test" in out
         assert (data.parent / "loss.png").is_file()
     if end != "kill":
         assert not list(data.parent.glob("unfinished*"))
