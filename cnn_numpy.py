@@ -266,7 +266,8 @@ class ConvolutionLayer(ParamLayer):
         _, c1, k1, k2 = self.k.shape
         kernel, dtype = self._reshape_k(), np.result_type(self.k, last_x_grad)
         y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
-        strips_grad, x_grad = np.zeros((x.shape[2], c1, k2, o2, B), dtype), np.zeros_like(x, dtype)
+        strips_grad = np.zeros((x.shape[2], c1, k2, o2, B), dtype)
+        x_grad = np.zeros_like(x, dtype)
         for i in range(o1):
             strips_grad[i:i + k1] += (kernel.T @ y_grad[:, i]).reshape(k1, c1, k2, o2, B)
         for j in range(k2):
@@ -281,8 +282,7 @@ class ConvolutionLayer(ParamLayer):
         y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
         k_grad = sum(y_grad[:, i] @ strips[i:i + k1].reshape(-1, o2 * B).T for i in range(o1))
         self.k_grad = k_grad.reshape(c2, k1, c1, k2).transpose(0, 2, 1, 3)  # (c2, c1, k1, k2)
-        # half the time of last_x_grad.sum
-        self.b_grad = np.einsum("bchw->c", last_x_grad).reshape(self.b.shape)
+        self.b_grad = np.einsum("bchw->c", last_x_grad).reshape(self.b.shape)  # sum is slower
 
     def update(self, lr):
         self.k -= lr * self.k_grad
@@ -293,7 +293,7 @@ class ConvolutionLayer(ParamLayer):
         return self.k.transpose(0, 2, 1, 3).reshape(len(self.k), -1)
 
     def _unfold_x(self, x):
-        """Return k2 copies of x, copy j shifted by j columns, row by row."""
+        """Return k2 copies of x, copy j shifted by j columns, (H, c1, k2, o2, B)."""
         B, c1, H, W = x.shape
         k2 = self.k.shape[3]
         o2 = W - k2 + 1

@@ -162,13 +162,14 @@ def test_an_x_of_integers_does_too(case):
     assert_results(layer, what, x, y_grad, expected, 1e-13)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case[0] is ConvolutionLayer],
+                         ids=str, indirect=True)
 def test_convolution_is_the_articles_second_form(case):
     layer, what, x, y_grad = case
-    if isinstance(layer, ConvolutionLayer):
-        y, x_grad = definitions.convolution_second_form(x, layer.k, y_grad)
-        assert_same(f"{what}: y beside Y'' = X'' K''^T", layer.forward(x), y + layer.b, 1e-13)
-        assert_same(f"{what}: dL/dX beside dL/dX'' = dL/dY'' K''",
-                    layer.backward(x, y_grad), x_grad, 1e-13)
+    y, x_grad = definitions.convolution_second_form(x, layer.k, y_grad)
+    assert_same(f"{what}: y beside Y'' = X'' K''^T", layer.forward(x), y + layer.b, 1e-13)
+    assert_same(f"{what}: dL/dX beside dL/dX'' = dL/dY'' K''",
+                layer.backward(x, y_grad), x_grad, 1e-13)
 
 
 def test_the_base_classes_only_promise():
