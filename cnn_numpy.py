@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: 0BSD
 """A convolutional network for handwritten digits in plain NumPy.
 
 It follows the three-part series at ww-rm.github.io (/posts/2023/10/13/cnn-numpy-1/, then
