@@ -1,13 +1,15 @@
 """What several test files need."""
-import os
+import sys
+from functools import partial
 
+import definitions
 import numpy as np
 import pytest
 
+from cnn_numpy import ConvolutionLayer, FlattenLayer, LinearLayer, MaxPoolingLayer, ReLULayer
+
 NAME = "my digits \u6570\u5b57"  # of a file or folder, with what trips up careless code
-try:
-    os.fsencode(NAME)
-except UnicodeEncodeError:  # a locale that knows ASCII only
+if sys.getfilesystemencoding() != "utf-8":  # a locale that knows ASCII only
     NAME = "my digits"
 
 
@@ -21,6 +23,20 @@ def as_dtype(layer, dtype):
     for name in parameters(layer):
         setattr(layer, name, getattr(layer, name).astype(dtype))
     return layer
+
+
+def definition(layer, x):
+    """Return y and the function of dL/dy that gives all gradients, as the layer is defined."""
+    if isinstance(layer, FlattenLayer):
+        start, end = layer.start % x.ndim, layer.end % x.ndim
+        flat = [x[(slice(None),) * start + index] for index in np.ndindex(x.shape[start:end + 1])]
+        return np.stack(flat, axis=start), lambda y_grad: {"x": y_grad.reshape(x.shape)}
+    name = {MaxPoolingLayer: "max_pooling", ReLULayer: "relu", LinearLayer: "linear",
+            ConvolutionLayer: "convolution"}[type(layer)]
+    arguments = [getattr(layer, argument) for argument in ("k1", "k2", "k", "w", "b")
+                 if hasattr(layer, argument)]
+    backward = partial(getattr(definitions, f"{name}_backward"), x, *arguments)
+    return getattr(definitions, name)(x, *arguments), backward
 
 
 def assert_same(what, actual, expected, error=1e-12):

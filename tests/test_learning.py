@@ -14,22 +14,16 @@ def digits():
     return load_dataset(Path(__file__).parents[1] / "cv-data" / "test", shuffle=True)
 
 
-def trained_network(digits, seed, count, batch_size, epochs):
-    """Return a network that a seed gives, trained on the first digits."""
+@pytest.mark.parametrize("seed", range(5))
+def test_every_seed_learns(digits, seed):
+    """Losses of forty seeds are 0.16 to 0.31, and 0.82 to 0.90 are known; untrained 2.30 and 0.1.
+
+    With one wrong gradient, at least one of five seeds has a loss above 1.2 and knows below 0.67.
+    """
+    x, y = digits
     np.random.seed(seed)
     network = ConvolutionNeuralNetwork()
-    for _ in range(epochs):
-        network.train(digits[0][:count], digits[1][:count], batch_size, epochs, 0.1)
-    return network
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_every_seed_learns(digits, seed):
-    """After these epochs the loss is 0.14 to 0.24, of forty seeds at most 0.29; 2.30 untrained."""
-    network = trained_network(digits, seed, 600, 20, 6)
-    assert network.test(digits[0][:600], digits[1][:600], 100) < 0.45
-
-
-def test_unseen_digits_are_known(digits):
-    network = trained_network(digits, 1234, 2000, 50, 4)
-    assert np.mean(network.predict(digits[0][2000:]).argmax(axis=1) == digits[1][2000:]) > 0.8
+    for _ in range(4):
+        network.train(x[:400], y[:400], 10, 4, 0.1)
+    assert network.test(x[:400], y[:400], 100) < 0.5
+    assert np.mean(network.predict(x[2000:3000]).argmax(axis=1) == y[2000:3000]) > 0.75  # unseen
