@@ -24,8 +24,7 @@ KINDS = {  # what differs from a black pen on white paper in even light
 def photo_of(digit, size, rng, tall=0.4, ink=(0.13, 0.13, 0.15), paper=(0.95, 0.95, 0.95), pen=0.45,
              lines=0, table="", tilt=0.0, dark_side=1.0, shadow=1.0, noise=0.015, turned=False):
     """Return a JPEG file of a size (width, height) with digits, (28, any), white on black."""
-    shape = np.array(size[::-1])
-    shorter = shape.min()  # in which lengths on the paper are measured
+    shape, shorter = np.array(size[::-1]), min(size)  # in which lengths on paper are measured
     y, x = ((np.arange(n, dtype=np.float32) - n / 2) / shorter for n in shape)
 
     def across(angle):  # how far each pixel is from a line through the middle

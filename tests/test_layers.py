@@ -17,7 +17,6 @@ from cnn_numpy import (
 
 CASES = [  # a layer, the shape of its x, the shape of its y
     (MaxPoolingLayer, (3, 2), (2, 3, 6, 4), (2, 3, 2, 2)),
-    (MaxPoolingLayer, (1, 3), (1, 2, 2, 3), (1, 2, 2, 1)),
     (ReLULayer, (), (2, 3, 4, 5), (2, 3, 4, 5)),
     (ReLULayer, (), (7,), (7,)),
     (FlattenLayer, (), (2, 3, 4, 5), (2, 60)),
@@ -189,11 +188,9 @@ X2 = np.zeros((2, 3))
 
 @pytest.mark.parametrize("kind, arguments, x, message", [
     (MaxPoolingLayer, (3, 2), X4, r"x has shape \(2, 3, 4, 4\), expected \(2, 3, 3, 4\)"),
-    (MaxPoolingLayer, (2, 3), X4, r"x has shape \(2, 3, 4, 4\), expected \(2, 3, 4, 3\)"),
     (MaxPoolingLayer, (5, 6), X4, r"x has shape \(2, 3, 4, 4\), expected \(2, 3, 5, 6\)"),
     (FlattenLayer, (1, 4), X4, r"shape \(2, 3, 4, 4\), expected axes 1 to 4"),
-    (FlattenLayer, (-5, 1), X4, "axes -5 to 1"),
-    (FlattenLayer, (2, 1), X4, "axes 2 to 1"),
+    (FlattenLayer, (-5, 1), X4, "axes -5 to 1"), (FlattenLayer, (2, 1), X4, "axes 2 to 1"),
     (LinearLayer, (4, 1), X2, r"x has shape \(2, 3\), expected \(2, 4\)"),
     (ConvolutionLayer, (3, 1, 2, 2), X4[0], "unpack"),
     (ConvolutionLayer, (2, 1, 2, 2), X4, r"\(2, 3, 4, 4\), expected \(2, 2, 4, 4\)"),
