@@ -29,8 +29,8 @@ def load_dataset(folder, shuffle=False):
     Returns inputs, float32 (B, 1, H, W), pixels from 0 (black) to 1 (white), and targets,
     integers (B,), by digit and file name, or shuffled with NumPy's global generator. Colours
     become grey and transparent pixels black; hidden files, Thumbs.db and desktop.ini are skipped.
-    Refused: a subfolder that is missing or empty (OSError), a file that is not an image or has
-    more than 8 bits a channel, and images of two sizes (ValueError).
+    Refused: a subfolder that is missing or empty (OSError), a file that is not an image, has more
+    than 8 bits a channel or one transparent grey, and images of two sizes (ValueError).
     """
     images, targets = [], []
     for digit in range(10):

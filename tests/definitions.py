@@ -1,9 +1,9 @@
 """What every layer is: its definition, one number at a time, in the symbols of the articles.
 
 Read it beside cnn_numpy.py, which computes the same with whole arrays. np.ndindex(2, 3) gives all
-pairs i, j with i below 2 and j below 3, so a loop over it is a loop in a loop. Every backward
-takes y_grad, which is dL/dY, and returns the gradients of all that went in: how much L grows with
-each of these numbers. Where a number went into a sum, its gradient is a sum too: hence each +=.
+pairs i, j with i below 2 and j below 3, so a loop over it is a loop in a loop. Every backward of
+a layer takes dL/dY and returns the gradients of x and of the parameters by their names: how much
+L grows with each of these numbers. Where one went into a sum, its gradient is a sum: hence each +=.
 """
 import math
 

@@ -91,9 +91,9 @@ def test_what_is_not_one_dark_digit_on_light_paper_is_refused(digits, digit_imag
     two = photos.photo_of(np.hstack([digit, other]), size, rng, tall=0.25)
     with Image.open(photos.photo_of(digit, size, rng)) as photo:
         chalk = png(Image.eval(photo, lambda grey: 255 - grey))
-    for photo, words in ((squared, "shows no dark digit"), (two, "does not show one dark digit"),
-                         (chalk, "dark digit on light paper"),
-                         (png(Image.fromarray(np.uint8(digit * 255))), "dark digit on light"),
+    for photo, words in ((squared, "shows no dark digit"), (two, "shows 2 dark pieces"),
+                         (chalk, "dark .* paper"),
+                         (png(Image.fromarray(np.uint8(digit * 255))), "dark .* paper"),
                          (png(Image.new("I;16", size)), "more than 8 bits a channel")):
         with pytest.raises(ValueError, match=words):
             digit_image(photo)
