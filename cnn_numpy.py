@@ -386,7 +386,7 @@ class ConvolutionNeuralNetwork:
         return CrossEntropyLoss.softmax(np.concatenate(logits))
 
     def save(self, path: str) -> None:
-        """Write the layers' own arrays, not those of layers inside them or gradients: k0, b0, ..."""
+        """Write the parameters as k0, b0, k3 and so on; those of layers inside a layer are not."""
         path = Path(path)
         with TemporaryDirectory(prefix=path.name, dir=path.parent) as folder:
             np.savez(f"{folder}/network.npz", **self._parameters())
