@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import matplotlib
@@ -87,18 +86,7 @@ def test_load_dataset(data):
     np.testing.assert_array_equal(mixed_targets, targets[order])
 
 
-def png(depth, colour_type, row):
-    """Return a PNG file of 28 equal rows, of depths and colour types that Pillow cannot write."""
-    size, rows = (28).to_bytes(4, "big"), 28 * (b"\0" + bytes(row))
-    content = b"\x89PNG\r\n\x1a\n"
-    for kind, chunk in ((b"IHDR", size + size + bytes([depth, colour_type, 0, 0, 0])),
-                        (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-        content += len(chunk).to_bytes(4, "big") + kind + chunk
-        content += zlib.crc32(kind + chunk).to_bytes(4, "big")
-    return content
-
-
-def saved(image, kind, **options):
+def saved(image, kind="PNG", **options):
     """Return what Pillow writes."""
     file = io.BytesIO()
     image.save(file, kind, **options)
@@ -106,20 +94,21 @@ def saved(image, kind, **options):
 
 
 GREY = Image.fromarray(np.tile(np.uint8([0, 51, 102, 255] * 7), (28, 1)))
-SMALL = saved(GREY.resize((28, 20)), "PNG")
+SMALL = saved(GREY.resize((28, 20)))
+RED_AND_CLEAR = np.tile(np.uint8([[255, 0, 0, 255], [255, 255, 255, 102]] * 14), (28, 1, 1))
 IMAGES = {  # what a file holds, and the grey of each of its rows
-    "grey, 1 bit": (png(1, 0, [0b01010101] * 4), [0, 1] * 14),
-    "grey, 2 bits": (png(2, 0, [0b00011011] * 7), [0, 1 / 3, 2 / 3, 1] * 7),
-    "grey, 4 bits": (png(4, 0, [0x05, 0xAF] * 7), [0, 1 / 3, 2 / 3, 1] * 7),
-    "palette": (saved(GREY.convert("P"), "PNG", transparency=255), [0, 0.2, 0.4, 0] * 7),
+    "grey": (saved(GREY, "TIFF"), [0, 0.2, 0.4, 1] * 7),
+    "1 bit": (saved(GREY.point(lambda grey: grey > 51, "1")), [0, 0, 1, 1] * 7),
+    "palette": (saved(GREY.convert("P"), transparency=255), [0, 0.2, 0.4, 0] * 7),
     "four inks": (saved(GREY.convert("RGB").convert("CMYK"), "TIFF"), [0, 0.2, 0.4, 1] * 7),
-    "colour": (png(8, 6, [0, 0, 255, 255, 255, 255, 255, 102] * 14), [0.114, 0.4] * 14),
+    "colour": (saved(Image.fromarray(RED_AND_CLEAR)), [0.299, 0.4] * 14),
+    "grey and opacity": (saved(Image.fromarray(RED_AND_CLEAR[..., 2:])), [0, 0.4] * 14),
 }
 REFUSED = {  # what a file holds
-    "grey, 16 bits": png(16, 0, bytes(56)), "floats": saved(GREY.convert("F"), "TIFF"),
-    "grey, 16 bits, little-endian": saved(Image.fromarray(np.zeros((28, 28), "<u2")), "TIFF"),
-    "integers of 32 bits": saved(GREY.convert("I"), "TIFF"), "folder": None,
-    "text": b"no image", "half": saved(GREY, "BMP")[:600], "nothing": b"",
+    "16 bits": saved(Image.fromarray(np.zeros((28, 28), np.uint16))), "folder": None, "none": b"",
+    "16 bits, big-endian": saved(Image.fromarray(np.zeros((28, 28), ">u2")), "TIFF"),
+    "32 bits": saved(GREY.convert("I"), "TIFF"), "floats": saved(GREY.convert("F"), "TIFF"),
+    "text": b"no image", "half": saved(GREY, "BMP")[:600], "half a PNG": saved(GREY)[:60],
 }
 
 
@@ -136,14 +125,12 @@ def test_images_of_any_kind_become_grey(tmp_path, kind):
     write_digits(tmp_path, content)
     for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
         (tmp_path / "7" / name).write_bytes(b"no image")
-    count = 10
-    if hasattr(os, "symlink") and sys.platform != "win32":
-        (tmp_path / "3" / "link").symlink_to(tmp_path / "4" / "image")
-        count = 11
+    if sys.platform != "win32":
+        (tmp_path / "3" / "image").rename(tmp_path / "elsewhere")
+        (tmp_path / "3" / "image").symlink_to(tmp_path / "elsewhere")
     inputs, targets = load_dataset(tmp_path)
-    assert inputs.shape == (count, 1, 28, 28) and inputs.dtype == np.float32
-    assert sorted(set(targets)) == list(range(10))
-    np.testing.assert_allclose(inputs, np.tile(row, (count, 1, 28, 1)), atol=0.0021)
+    assert inputs.shape == (10, 1, 28, 28) and inputs.dtype == np.float32
+    np.testing.assert_allclose(inputs, np.tile(row, (10, 1, 28, 1)), atol=0.0021)
 
 
 @pytest.mark.filterwarnings("error")  # a file that stays open warns
@@ -182,9 +169,8 @@ def test_images_that_the_network_cannot_take_are_refused_before_training(tmp_pat
 
 
 @pytest.mark.parametrize("name, value", [
-    ("--epochs", "0"), ("--batch-size", "0"), ("--batch-size", "-5"), ("--lr", "0"), ("--lr", "inf"),
-    ("--lr", "nan"), ("--lr", "-0.5"), ("--seed", "-1"), ("--seed", "4294967296"),
-    ("--save", "digits"), ("--epochs", "1.5"), ("--unknown", "7")])
+    ("--epochs", "0"), ("--epochs", "1.5"), ("--batch-size", "0"), ("--lr", "0"), ("--lr", "inf"),
+    ("--lr", "nan"), ("--seed", "-1"), ("--seed", "4294967296"), ("--save", "digits")])
 def test_a_wrong_argument_is_refused_before_anything_is_read(run, name, value):
     result = run(name, value)
     assert result.returncode == 2 and result.stdout == "" and result.stderr.startswith("usage: ")
