@@ -6,9 +6,9 @@
 """A convolutional network for handwritten digits in plain NumPy.
 
 It follows the series at ww-rm.github.io (/posts/2023/10/13/cnn-numpy-1/, /10/14/cnn-numpy-2/ and
-/10/15/cnn-numpy-3/). B is the batch, C are channels, H and W height and width (n, h_X, w_X there);
-c1 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2 output height and width;
-d1 and d2 features in and out; L is the loss.
+/10/15/cnn-numpy-3/), with its symbols, but B, H and W for its n, h_X and w_X: B batch, C channels,
+H and W height and width, c1 and c2 channels in and out, k1 and k2 kernel height and width, o1 and
+o2 output height and width, d1 and d2 features in and out, L loss.
 """
 import argparse
 import math
@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image  # Pillow, which matplotlib requires and brings
+from PIL import Image  # Pillow, which is installed with matplotlib
 from sklearn.metrics import classification_report
 
 
@@ -54,27 +54,27 @@ def _read_image(path: Path) -> np.ndarray:
     """Return the grey pixels of an image, uint8 (H, W); transparent pixels are black."""
     try:
         with Image.open(path) as image:
-            if image.mode[0] in "IF":  # Pillow would clip its pixels, not scale them
+            if image.mode.startswith(("I", "F")):  # which Pillow would clip, not scale
                 raise ValueError("it has more than 8 bits a channel")
             black = Image.new("RGBA", image.size, "black")
             return np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("L"))
-    except Exception as error:  # which one it is depends on where in the file Pillow fails
+    except Exception as error:  # Pillow raises many kinds of errors
         raise ValueError(f"{path} is not a readable image: {error}") from error
 
 
 class NetworkLayer:
-    """A function y = f(x) and, by the chain rule, dL/dx = dL/dy dy/dx (series, part 1)."""
+    """A function y = f(x); backward is the chain rule, dL/dx = dL/dy dy/dx (series, part 1)."""
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Return y."""
         raise NotImplementedError
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray:
-        """Map the x of forward, as a layer keeps nothing, and last_x_grad = dL/dy to dL/dx."""
+        """Map the x of forward, since a layer keeps nothing, and last_x_grad, dL/dy, to dL/dx."""
         raise NotImplementedError
 
     def _check_shape(self, name: str, array: np.ndarray, shape: tuple) -> None:
-        """Refuse an array of another shape, which NumPy might broadcast without a word."""
+        """Refuse an array of another shape, which NumPy might broadcast silently."""
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
 
@@ -82,7 +82,7 @@ class NetworkLayer:
 class MaxPoolingLayer(NetworkLayer):
     """The largest element of each k1 x k2 window; the windows do not overlap (series, part 1).
 
-    dL/dY goes to this element, the first in row order where several are equal, and 0 to the others.
+    dL/dY goes to this element, to the first in row order if several are equal; the others get 0.
     """
 
     def __init__(self, k1: int, k2: int) -> None:
@@ -92,7 +92,7 @@ class MaxPoolingLayer(NetworkLayer):
         """Map x (B, C, H, W) to y (B, C, H/k1, W/k2)."""
         B, C, H, W = x.shape
         if H % self.k1 or W % self.k2:
-            raise ValueError(f"x has shape {x.shape}, not whole windows of {self.k1} x {self.k2}")
+            raise ValueError(f"x has shape {x.shape}, which {self.k1} x {self.k2} does not divide")
         y, *others = self._window_elements(x)
         for element in others:
             y = np.maximum(y, element)
@@ -103,16 +103,16 @@ class MaxPoolingLayer(NetworkLayer):
         y = self.forward(x)
         self._check_shape("last_x_grad", last_x_grad, y.shape)
         x_grad = np.empty_like(x, last_x_grad.dtype)
-        undecided = np.ones_like(y, bool)  # windows whose winner has not come yet
+        undecided = np.ones_like(y, bool)  # windows whose largest element has not come yet
         for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
             won = undecided & (element == y)
-            undecided ^= won
-            np.multiply(last_x_grad, won, out=element_grad)  # which is a view into x_grad
+            undecided ^= won  # which takes won away
+            np.multiply(last_x_grad, won, out=element_grad)  # element_grad is a view into x_grad
         return x_grad
 
     def _window_elements(self, x: np.ndarray) -> list[np.ndarray]:
         """Return views of x, (B, C, H/k1, W/k2): element (0, 0) of each window, then (0, 1) ..."""
-        return [x[:, :, i::self.k1, j::self.k2] for i in range(self.k1) for j in range(self.k2)]
+        return [x[:, :, r::self.k1, s::self.k2] for r in range(self.k1) for s in range(self.k2)]
 
 
 class ReLULayer(NetworkLayer):
@@ -146,8 +146,8 @@ class FlattenLayer(NetworkLayer):
 class ParamLayer(NetworkLayer):
     """A layer with parameters p; backward also sets their gradients dL/dp (series, part 2).
 
-    For outputs that are sums of n terms, parameters start from U(-1/sqrt(n), 1/sqrt(n)): from
-    U(-1, 1) the outputs are so large that, with most seeds, ReLUs die in the first steps.
+    Where an output is a sum of m terms, parameters start uniform between -1/sqrt(m) and 1/sqrt(m).
+    From -1 to 1 outputs would be so large that ReLUs soon give 0 for every image.
     """
 
     def update(self, lr: float) -> None:
@@ -176,7 +176,7 @@ class LinearLayer(ParamLayer):
         self._check_shape("last_x_grad", last_x_grad, (len(x), self.w.shape[1]))
         self.b_grad = last_x_grad.sum(axis=0, keepdims=True)
         self.w_grad = x.T @ last_x_grad
-        return (self.w @ last_x_grad.T).T  # dL/dZ W^T, batch innermost: a fifth faster in training
+        return (self.w @ last_x_grad.T).T  # dL/dZ W^T, batch innermost: training is a fifth faster
 
     def update(self, lr: float) -> None:
         self.w -= lr * self.w_grad
@@ -184,32 +184,29 @@ class LinearLayer(ParamLayer):
 
 
 class ConvolutionLayer(ParamLayer):
-    """Convolution with stride 1 and without padding, Y = X * K + b (series, part 2).
+    """Convolution of stride 1 without padding, in the article's first form (series, part 2).
 
-    This is the article's first form, Y' = X' K'^T, transposed and one output row at a time:
-    Y' = K' X'. A row of K' is a kernel, a column of X' the patch of the image under it. Both have
-    the order k1, c1, k2, because X' of an output row is then a block of strips. A strip is what one
-    column of the kernel meets on its way along an image row, o2 pixels. For an image of 4 x 4 and a
-    kernel of 3 x 3, the strips of each X' are marked:
+    That form, Y' = X' K'^T, is transposed here and computed one output row at a time: Y' = K' X'.
+    A row of K' is a kernel, a column of X' is the patch of the image under it, both in the order
+    k1, c1, k2 (c1, k1, k2 there): so each X' is a slice of one array of strips. A strip holds the
+    o2 pixels that one column of the kernel meets while the kernel moves along an image row. In an
+    image of 4 x 4, whose pixel in row 1 and column 2 is called 12, a kernel of 3 x 3 meets these:
 
-        image          strips              X' of output row 0    1
-        00 01 02 03    00 01   column 0                     *
-                       01 02   column 1                     *
-                       02 03   column 2                     *
-        10 11 12 13    10 11   column 0                     *    *
-                       11 12   column 1                     *    *
-                       12 13   column 2                     *    *
-        20 21 22 23    20 21   column 0                     *    *
-                       21 22   column 1                     *    *
-                       22 23   column 2                     *    *
-        30 31 32 33    30 31   column 0                          *
-                       31 32   column 1                          *
-                       32 33   column 2                          *
+        image row      strip of kernel column      in X' of output row
+                         0       1       2             0     1
+        00 01 02 03    00 01   01 02   02 03           *
+        10 11 12 13    10 11   11 12   12 13           *     *
+        20 21 22 23    20 21   21 22   22 23           *     *
+        30 31 32 33    30 31   31 32   32 33                 *
 
-    With B images each number becomes B numbers side by side, with c1 channels each image row has
-    c1*k2 strips. As in the linear layer, dL/dK' = dL/dY' X'^T and dL/dX' = K'^T dL/dY'; a strip in
-    two X' sums both gradients, a pixel then those of its strips. dL/db sums dL/dY. The article's
-    second form has the same results; tests/definitions.py has it, and the definition in loops.
+    X' of output row 0 has nine rows: 00 01, then 01 02, and so on to 22 23. Its first column is the
+    patch 00 01 02 10 11 12 20 21 22, its second is 01 02 03 11 12 13 21 22 23. With B images each
+    number becomes B numbers side by side; with c1 channels an image row has c1*k2 strips.
+
+    The linear layer's result, with K' for X and X' for W, gives dL/dK' = dL/dY' X'^T, summed over
+    the output rows, and dL/dX' = K'^T dL/dY'. A strip's gradient is the sum over all X' that have
+    it, a pixel's the sum over its strips, dL/db the sum of dL/dY. tests/definitions.py has the
+    definition in loops, and the article's second form, which gives the same.
     """
 
     def __init__(self, c1: int, c2: int, k1: int, k2: int) -> None:
@@ -218,56 +215,57 @@ class ConvolutionLayer(ParamLayer):
         self.b = np.random.uniform(-bound, bound, (1, c2, 1, 1)).astype(np.float32)
         self.k_grad, self.b_grad = np.zeros_like(self.k), np.zeros_like(self.b)
 
+    def _unfold_x(self, x: np.ndarray) -> list[np.ndarray]:
+        """Return X' of each output row: slices of strips[h, c, s, j, n] = x[n, c, h, j + s]."""
+        (B, c1, H, W), (_, _, k1, k2) = x.shape, self.k.shape
+        if H < k1 or W < k2:
+            raise ValueError(f"x has shape {x.shape}, smaller than the kernel, {k1} x {k2}")
+        o1, o2 = H - k1 + 1, W - k2 + 1
+        strips = np.empty((H, c1, k2, o2, B), x.dtype)
+        for s in range(k2):
+            strips[:, :, s] = x[..., s:s + o2].transpose(2, 1, 3, 0)  # (H, c1, o2, B)
+        return [strips[i:i + k1].reshape(-1, o2 * B) for i in range(o1)]  # (k1*c1*k2, o2*B) each
+
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Map x (B, c1, H, W) to y (B, c2, o1, o2), where o1 = H - k1 + 1, o2 = W - k2 + 1."""
+        patches = self._unfold_x(x)  # X' of each output row
+        kernel = self.k.transpose(0, 2, 1, 3).reshape(len(self.k), -1)  # K', (c2, k1*c1*k2)
         (B, _, H, W), (c2, _, k1, k2) = x.shape, self.k.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
-        kernel = self.k.transpose(0, 2, 1, 3).reshape(c2, -1)  # K', (c2, k1*c1*k2)
         y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))
-        for i, patches in enumerate(self._unfold_x(x)):
-            np.matmul(kernel, patches, out=y[:, i])  # Y' = K' X'; out= makes training 2% faster
+        for i in range(o1):
+            np.matmul(kernel, patches[i], out=y[:, i])  # Y' = K' X'; with = it takes 2% longer
         y += self.b.reshape(c2, 1, 1)
         return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)  # (B, c2, o1, o2)
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray,
                  need_x_grad: bool = True) -> np.ndarray:
-        """Map x (B, c1, H, W) and dL/dY (B, c2, o1, o2) to dL/dX, if needed; set k_grad, b_grad."""
+        """Map x and dL/dY (B, c2, o1, o2) to dL/dX, None if not needed; set k_grad and b_grad."""
         (B, c1, H, W), (c2, _, k1, k2) = x.shape, self.k.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         self._check_shape("last_x_grad", last_x_grad, (B, c2, o1, o2))
-        y_grad = last_x_grad.transpose(2, 1, 3, 0).reshape(o1, c2, o2 * B)  # dL/dY' by output row
+        patches = self._unfold_x(x)  # X' of each output row
+        y_grad = last_x_grad.transpose(2, 1, 3, 0).reshape(o1, c2, o2 * B)  # dL/dY' of each
         k_grad = 0
-        for i, patches in enumerate(self._unfold_x(x)):  # all output rows share K'
-            k_grad += y_grad[i] @ patches.T  # dL/dK' = dL/dY' X'^T
+        for i in range(o1):  # all output rows share K'
+            k_grad += y_grad[i] @ patches[i].T  # dL/dK' = dL/dY' X'^T
         self.k_grad = k_grad.reshape(c2, k1, c1, k2).transpose(0, 2, 1, 3)  # (c2, c1, k1, k2)
         self.b_grad = last_x_grad.sum(axis=(0, 2, 3), keepdims=True)
         if not need_x_grad:
             return None
-
         kernel = self.k.transpose(0, 2, 1, 3).reshape(c2, -1)  # K', (c2, k1*c1*k2)
         strips_grad = np.zeros((H, c1, k2, o2, B), np.result_type(kernel, y_grad))
         for i in range(o1):  # output rows share strips
             patches_grad = kernel.T @ y_grad[i]  # dL/dX' = K'^T dL/dY'
             strips_grad[i:i + k1] += patches_grad.reshape(k1, c1, k2, o2, B)
         x_grad = np.zeros_like(x, strips_grad.dtype)
-        for j in range(k2):  # strips share pixels
-            x_grad[..., j:j + o2] += strips_grad[:, :, j].transpose(3, 1, 0, 2)  # (B, c1, H, o2)
+        for s in range(k2):  # strips share pixels
+            x_grad[..., s:s + o2] += strips_grad[:, :, s].transpose(3, 1, 0, 2)  # (B, c1, H, o2)
         return x_grad
 
     def update(self, lr: float) -> None:
         self.k -= lr * self.k_grad
         self.b -= lr * self.b_grad
-
-    def _unfold_x(self, x: np.ndarray) -> list[np.ndarray]:
-        """Return X' of each output row, views of strips[h, c, j, w, n] = x[n, c, h, w + j]."""
-        (B, c1, H, W), (_, _, k1, k2) = x.shape, self.k.shape
-        if H < k1 or W < k2:
-            raise ValueError(f"x has shape {x.shape}, smaller than the kernel, {k1} x {k2}")
-        o1, o2 = H - k1 + 1, W - k2 + 1
-        strips = np.empty((H, c1, k2, o2, B), x.dtype)
-        for j in range(k2):
-            strips[:, :, j] = x[..., j:j + o2].transpose(2, 1, 3, 0)  # (H, c1, o2, B)
-        return [strips[i:i + k1].reshape(-1, o2 * B) for i in range(o1)]  # (k1*c1*k2, o2*B) each
 
 
 class CrossEntropyLoss(NetworkLayer):
@@ -278,7 +276,7 @@ class CrossEntropyLoss(NetworkLayer):
     """
 
     def forward(self, x: np.ndarray, y: np.ndarray) -> float:
-        """Map logits x (B, C) and labels y (B,), integers from 0 to C-1, to L."""
+        """Map logits x (B, C) of C classes and labels y (B,), integers from 0 to C-1, to L."""
         self._check_labels(x, y)
         x = x - x.max(axis=1, keepdims=True)
         log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))  # (B, C)
@@ -301,7 +299,7 @@ class CrossEntropyLoss(NetworkLayer):
         return x / x.sum(axis=1, keepdims=True)
 
     def _check_labels(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Refuse labels that NumPy would broadcast, take for a mask or count from the end."""
+        """Refuse labels that NumPy would broadcast, take for a mask, or count from the end."""
         y = np.asarray(y)
         if x.ndim != 2 or y.shape != x.shape[:1]:
             raise ValueError(f"x and y have shapes {x.shape}, {y.shape}, expected (B, C), (B,)")
@@ -332,43 +330,43 @@ class ConvolutionNeuralNetwork:
 
     def forward(self, x: np.ndarray, keepgrad: bool = False) -> np.ndarray:
         """Map images (B, 1, 28, 28) to logits (B, 10); keepgrad keeps what backward needs."""
-        # In Fortran's order the images of a batch lie side by side in memory, and all layers keep
-        # it so: what pooling and convolution slice out of them is then made of long runs.
+        # Fortran's order makes the B values of one pixel neighbours in memory. All layers keep them
+        # so, and the slices that pooling and convolution take are then made of long runs.
         x = np.asfortranarray(x)
         if x.dtype.kind != "f":
             raise TypeError(f"the images have dtype {x.dtype}, expected floats from 0 to 1")
-        layer_inputs = []
-        for layer in self.layers:
-            layer_inputs.append(x)
-            x = layer.forward(x)
         if keepgrad:
-            self.layer_inputs = layer_inputs
+            self.layer_inputs = []
+        for layer in self.layers:
+            if keepgrad:
+                self.layer_inputs.append(x)
+            x = layer.forward(x)
         return x
 
     def backward(self, last_x_grad: np.ndarray, need_x_grad: bool = True) -> np.ndarray:
-        """Map dL/dlogits (B, 10) to dL/dimages (B, 1, 28, 28), if needed; set all gradients."""
+        """After forward(x, keepgrad=True), map dL/dlogits (B, 10) to dL/dx; set all gradients."""
         for layer, x in zip(reversed(self.layers[1:]), reversed(self.layer_inputs[1:])):
             last_x_grad = layer.backward(x, last_x_grad)
         first, x = self.layers[0], self.layer_inputs[0]
-        if type(first) is ConvolutionLayer:  # only this class knows need_x_grad for sure
+        if type(first) is ConvolutionLayer:  # other layers have no need_x_grad
             return first.backward(x, last_x_grad, need_x_grad)
         return first.backward(x, last_x_grad)
 
     def update(self, lr: float) -> None:
-        """Take one step of gradient descent in every layer with parameters."""
+        """Take one step of gradient descent in each layer that has an update."""
         for layer in self.layers:
             if hasattr(layer, "update"):
                 layer.update(lr)
 
     def train(self, train_x: np.ndarray, train_y: np.ndarray,
               batch_size: int, epochs: int, lr: float) -> float:
-        """Train for one pass, in the order given, and return its mean loss; epochs is not used."""
+        """Make one pass in the order given; return its mean loss. Only the series needs epochs."""
         loss_sum = 0.0
         for x, y in self._batches(train_x, train_y, batch_size):
             logits = self.forward(x, keepgrad=True)
             loss_sum += self.loss_func.forward(logits, y) * len(y)
             last_x_grad = self.loss_func.backward(logits, y)
-            self.backward(last_x_grad, need_x_grad=False)  # a quarter faster
+            self.backward(last_x_grad, need_x_grad=False)  # dL/dimages would take a third longer
             self.update(lr)
             self.layer_inputs.clear()
         return loss_sum / len(train_x)
@@ -386,23 +384,24 @@ class ConvolutionNeuralNetwork:
         return CrossEntropyLoss.softmax(np.concatenate(logits))
 
     def save(self, path: str) -> None:
-        """Write the parameters as k0, b0, k3 and so on; those of layers inside a layer are not."""
+        """Write the parameters, k0, b0, k3 and so on, but not those of layers inside a layer."""
         path = Path(path)
         with TemporaryDirectory(prefix=path.name, dir=path.parent) as folder:
             np.savez(f"{folder}/network.npz", **self._parameters())
-            Path(folder, "network.npz").replace(path)  # an older file stays until this is whole
+            Path(folder, "network.npz").replace(path)  # an older file stays until now
 
     def load(self, path: str) -> None:
-        """Take the parameters of a file that save wrote; any other is a ValueError."""
+        """Take the parameters of a file that save wrote; other shapes or NaN are a ValueError."""
         with open(path, "rb") as file:
             try:
                 arrays = dict(np.load(file))
-            except Exception as error:  # which one it is depends on what the file holds instead
+                finite = all(np.isfinite(array).all() for array in arrays.values())
+            except Exception as error:  # np.load raises many kinds of errors
                 raise ValueError(f"{path} is not a network that save wrote: {error}") from error
         found = {name: np.shape(array) for name, array in arrays.items()}
         expected = {name: array.shape for name, array in self._parameters().items()}
-        if found != expected or not all(np.isfinite(array).all() for array in arrays.values()):
-            raise ValueError(f"{path} holds {found}, expected finite numbers, {expected}")
+        if found != expected or not finite:
+            raise ValueError(f"{path} holds {found}, finite: {finite}, expected {expected}")
         for name, array in self._parameters().items():
             array[...] = arrays[name]
 
@@ -415,40 +414,39 @@ class ConvolutionNeuralNetwork:
                     parameters[f"{name}{number}"] = array
         return parameters
 
-    def _batches(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> zip:
+    def _batches(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> list[tuple]:
         """Return the images and labels of each batch; the last one may be smaller."""
         if not 0 < len(x) == len(y):
-            raise ValueError(f"there are {len(x)} images and {len(y)} labels, expected as many")
-        starts = range(batch_size, len(x), batch_size)
-        return zip(np.split(x, starts), np.split(y, starts))
+            raise ValueError(f"{len(x)} images, {len(y)} labels, expected one for each, at least 1")
+        starts = range(0, len(x), batch_size)
+        return [(x[start:start + batch_size], y[start:start + batch_size]) for start in starts]
 
 
 def _parse_arguments() -> argparse.Namespace:
     """Return the arguments of the run."""
-    parser = argparse.ArgumentParser(description="Train on digits, report and draw loss.png.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=200, help="passes over the training images")
     parser.add_argument("--batch-size", type=int, default=100, help="images for each step")
     parser.add_argument("--lr", type=float, default=0.1, help="learning rate, the length of a step")
-    parser.add_argument("--seed", type=int, default=1234, help="of NumPy's global generator")
-    parser.add_argument("--data", default="cv-data", help="folder of train and test")
+    parser.add_argument("--seed", type=int, default=1234, help="seed of NumPy's generator")
+    parser.add_argument("--data", default="cv-data", help="folder that holds train and test")
     parser.add_argument("--save", metavar="FILE.npz", help="keep the network of the last epoch")
     args = parser.parse_args()
     if (args.epochs < 1 or args.batch_size < 1 or not 0 < args.lr < math.inf
             or not 0 <= args.seed < 2**32):
-        parser.error(f"expected epochs and batch_size >= 1, lr > 0, 0 <= seed < 2**32, not {args}")
+        parser.error(f"expected epochs, batch_size >= 1, lr > 0, 0 <= seed < 2**32, not {args}")
     if args.save and not args.save.endswith(".npz"):
         parser.error(f"expected --save FILE.npz, not {args.save}")
     return args
 
 
-@np.errstate(over="ignore", invalid="ignore")  # where training diverges, the loss says so
+@np.errstate(over="ignore", invalid="ignore")  # if training diverges, the loss is an error
 def main() -> int:
     """Train, report and draw; return the exit status (series, part 3)."""
     args = _parse_arguments()
     np.random.seed(args.seed)
     if not Path(args.data, "train").is_dir():
-        raise FileNotFoundError(f"{args.data} has no train: --data names that of train and test")
+        raise FileNotFoundError(f"no {args.data}/train: --data names the folder of train and test")
     train_x, train_y = load_dataset(f"{args.data}/train", shuffle=True)
     test_x, test_y = load_dataset(f"{args.data}/test")
     print(train_x.shape, train_y.shape)
@@ -483,7 +481,7 @@ def main() -> int:
         axes = Figure(figsize=(8, 5), layout="constrained").subplots()
         axes.plot(range(first + 1, len(losses) + 1), losses[first:], marker=".",
                   label=["training images", "test images"])
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True)  # no half epochs
         axes.set(title="Loss over the epochs", xlabel="epoch", ylabel="mean cross-entropy loss")
         axes.legend()
         axes.grid(alpha=0.3)
@@ -497,5 +495,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, ValueError, FloatingPointError) as error:
-        sys.stdout = None  # a closed pipe would complain once more at the end
+        sys.stdout = None  # or a closed pipe would complain once more at the end
         sys.exit(f"cnn_numpy.py: error: {error}")
