@@ -186,7 +186,7 @@ class LinearLayer(ParamLayer):
 class ConvolutionLayer(ParamLayer):
     """Convolution of stride 1 without padding, in the article's first form (series, part 2).
 
-    That form, Y' = X' K'^T, is transposed here and computed one output row at a time: Y' = K' X'.
+    That form, Y' = X' K'^T, is transposed here, one output row at a time: Y' = K' X' + b.
     A row of K' is a kernel, a column of X' is the patch of the image under it, both in the order
     k1, c1, k2 (c1, k1, k2 there): so each X' is a slice of one array of strips. A strip holds the
     o2 pixels that one column of the kernel meets while the kernel moves along an image row. In an
