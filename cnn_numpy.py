@@ -5,10 +5,10 @@
 # ///
 """A convolutional network for handwritten digits in plain NumPy.
 
-It follows the series at ww-rm.github.io (/posts/2023/10/13/cnn-numpy-1/, /10/14/cnn-numpy-2/ and
-/10/15/cnn-numpy-3/), with its symbols, but B, H and W for its n, h_X and w_X: B batch, C channels,
-H and W height and width, c1 and c2 channels in and out, k1 and k2 kernel height and width, o1 and
-o2 output height and width, d1 and d2 features in and out, L loss.
+It follows the series at ww-rm.github.io/posts/2023/10/ (13/cnn-numpy-1/, 14/cnn-numpy-2/ and
+15/cnn-numpy-3/) with its symbols, but B, H and W for its n, h_X and w_X: B batch, C channels, H and
+W height and width, c1 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2
+output height and width, d1 and d2 features in and out, L loss. As an index, n is one image.
 """
 import argparse
 import math
@@ -54,7 +54,7 @@ def _read_image(path: Path) -> np.ndarray:
     """Return the grey pixels of an image, uint8 (H, W); transparent pixels are black."""
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # which Pillow would clip, not scale
+            if image.mode.startswith(("I", "F")):  # 16 or 32 bits: Pillow would clip, not scale
                 raise ValueError("it has more than 8 bits a channel")
             black = Image.new("RGBA", image.size, "black")
             return np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("L"))
@@ -70,7 +70,7 @@ class NetworkLayer:
         raise NotImplementedError
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray:
-        """Map the x of forward, since a layer keeps nothing, and last_x_grad, dL/dy, to dL/dx."""
+        """Map forward's x (a layer keeps nothing) and last_x_grad, which is dL/dy, to dL/dx."""
         raise NotImplementedError
 
     def _check_shape(self, name: str, array: np.ndarray, shape: tuple) -> None:
@@ -106,7 +106,7 @@ class MaxPoolingLayer(NetworkLayer):
         undecided = np.ones_like(y, bool)  # windows whose largest element has not come yet
         for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
             won = undecided & (element == y)
-            undecided ^= won  # which takes won away
+            undecided ^= won  # XOR: the windows that won has are decided
             np.multiply(last_x_grad, won, out=element_grad)  # element_grad is a view into x_grad
         return x_grad
 
@@ -147,7 +147,7 @@ class ParamLayer(NetworkLayer):
     """A layer with parameters p; backward also sets their gradients dL/dp (series, part 2).
 
     Where an output is a sum of m terms, parameters start uniform between -1/sqrt(m) and 1/sqrt(m).
-    From -1 to 1 outputs would be so large that ReLUs soon give 0 for every image.
+    With the article's U(-1, 1) outputs are so large that most ReLUs soon give 0 for every image.
     """
 
     def update(self, lr: float) -> None:
@@ -176,7 +176,7 @@ class LinearLayer(ParamLayer):
         self._check_shape("last_x_grad", last_x_grad, (len(x), self.w.shape[1]))
         self.b_grad = last_x_grad.sum(axis=0, keepdims=True)
         self.w_grad = x.T @ last_x_grad
-        return (self.w @ last_x_grad.T).T  # dL/dZ W^T, batch innermost: training is a fifth faster
+        return (self.w @ last_x_grad.T).T  # = dL/dZ W^T; a fifth faster, as B stays innermost
 
     def update(self, lr: float) -> None:
         self.w -= lr * self.w_grad
@@ -186,11 +186,12 @@ class LinearLayer(ParamLayer):
 class ConvolutionLayer(ParamLayer):
     """Convolution of stride 1 without padding, in the article's first form (series, part 2).
 
-    That form, Y' = X' K'^T, is transposed here, one output row at a time: Y' = K' X' + b.
-    A row of K' is a kernel, a column of X' is the patch of the image under it, both in the order
-    k1, c1, k2 (c1, k1, k2 there): so each X' is a slice of one array of strips. A strip holds the
-    o2 pixels that one column of the kernel meets while the kernel moves along an image row. In an
-    image of 4 x 4, whose pixel in row 1 and column 2 is called 12, a kernel of 3 x 3 meets these:
+    That form, Y' = X' K'^T, is transposed here and computed one output row at a time, Y' = K' X',
+    so that X' and Y' are X'^T and Y'^T there. A row of K' is a kernel, a column of X' is the patch
+    under it, both in the order k1, c1, k2 (there c1, k1, k2). A strip holds the o2 pixels that one
+    column of the kernel covers while it moves along an image row. As k1 comes first, X' is a slice
+    of all strips: those of k1 image rows. In an image of 4 x 4, in which 12 is the pixel in row 1
+    and column 2, under a kernel of 3 x 3:
 
         image row      strip of kernel column      in X' of output row
                          0       1       2             0     1
@@ -203,10 +204,10 @@ class ConvolutionLayer(ParamLayer):
     patch 00 01 02 10 11 12 20 21 22, its second is 01 02 03 11 12 13 21 22 23. With B images each
     number becomes B numbers side by side; with c1 channels an image row has c1*k2 strips.
 
-    The linear layer's result, with K' for X and X' for W, gives dL/dK' = dL/dY' X'^T, summed over
-    the output rows, and dL/dX' = K'^T dL/dY'. A strip's gradient is the sum over all X' that have
-    it, a pixel's the sum over its strips, dL/db the sum of dL/dY. tests/definitions.py has the
-    definition in loops, and the article's second form, which gives the same.
+    The linear layer's result, with K' for X and X' for W, gives dL/dX' = K'^T dL/dY' and dL/dK' =
+    dL/dY' X'^T, summed over the output rows (the article prints its transpose). A strip's gradient
+    is the sum over all X' that contain it, a pixel's the sum over its strips. tests/definitions.py
+    has all this in loops, and the second form, which the article's code takes for Y and dL/dX.
     """
 
     def __init__(self, c1: int, c2: int, k1: int, k2: int) -> None:
@@ -217,7 +218,7 @@ class ConvolutionLayer(ParamLayer):
 
     def _unfold_x(self, x: np.ndarray) -> list[np.ndarray]:
         """Return X' of each output row: slices of strips[h, c, s, j, n] = x[n, c, h, j + s]."""
-        (B, c1, H, W), (_, _, k1, k2) = x.shape, self.k.shape
+        (B, c1, H, W), (_, _, k1, k2) = x.shape, self.k.shape  # s counts kernel columns
         if H < k1 or W < k2:
             raise ValueError(f"x has shape {x.shape}, smaller than the kernel, {k1} x {k2}")
         o1, o2 = H - k1 + 1, W - k2 + 1
@@ -234,18 +235,18 @@ class ConvolutionLayer(ParamLayer):
         o1, o2 = H - k1 + 1, W - k2 + 1
         y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))
         for i in range(o1):
-            np.matmul(kernel, patches[i], out=y[:, i])  # Y' = K' X'; with = it takes 2% longer
+            np.matmul(kernel, patches[i], out=y[:, i])  # Y' = K' X'; y[:, i] = ... takes 2% longer
         y += self.b.reshape(c2, 1, 1)
         return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)  # (B, c2, o1, o2)
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray,
                  need_x_grad: bool = True) -> np.ndarray:
-        """Map x and dL/dY (B, c2, o1, o2) to dL/dX, None if not needed; set k_grad and b_grad."""
+        """Map x (B, c1, H, W), dL/dY (B, c2, o1, o2) to dL/dX or None; set k_grad and b_grad."""
         (B, c1, H, W), (c2, _, k1, k2) = x.shape, self.k.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         self._check_shape("last_x_grad", last_x_grad, (B, c2, o1, o2))
         patches = self._unfold_x(x)  # X' of each output row
-        y_grad = last_x_grad.transpose(2, 1, 3, 0).reshape(o1, c2, o2 * B)  # dL/dY' of each
+        y_grad = last_x_grad.transpose(2, 1, 3, 0).reshape(o1, c2, o2 * B)  # dL/dY' of each row
         k_grad = 0
         for i in range(o1):  # all output rows share K'
             k_grad += y_grad[i] @ patches[i].T  # dL/dK' = dL/dY' X'^T
@@ -269,10 +270,10 @@ class ConvolutionLayer(ParamLayer):
 
 
 class CrossEntropyLoss(NetworkLayer):
-    """Softmax and cross-entropy, L = -mean(log p[y]), p = softmax(x) (series, part 2).
+    """Softmax and cross-entropy, L = -mean(log p[n, y[n]]), p = softmax(x) (series, part 2).
 
-    dL/dx = (p - q) / B, where q is 1 at the label and 0 elsewhere. The row's largest logit is
-    subtracted first, which does not change p and keeps exp from overflowing.
+    dL/dx = (p - q) / B, where q is 1 at the label and 0 elsewhere (the article's last formula has
+    1/n twice). The row's largest logit is subtracted first: p stays the same, exp cannot overflow.
     """
 
     def forward(self, x: np.ndarray, y: np.ndarray) -> float:
@@ -310,8 +311,8 @@ class CrossEntropyLoss(NetworkLayer):
 class ConvolutionNeuralNetwork:
     """The network of the series: two convolutions and a linear layer (series, part 3).
 
-    Images are floats (B, 1, 28, 28) from 0 to 1, labels integers (B,) from 0 to 9; other layers
-    may take other sizes. layer_inputs holds what each layer got, which backward needs again.
+    Images are floats (B, 1, 28, 28) from 0 to 1, labels integers (B,) from 0 to 9; with other
+    layers, other sizes. layer_inputs holds every layer's x, which backward needs again.
     """
 
     def __init__(self) -> None:
@@ -330,8 +331,8 @@ class ConvolutionNeuralNetwork:
 
     def forward(self, x: np.ndarray, keepgrad: bool = False) -> np.ndarray:
         """Map images (B, 1, 28, 28) to logits (B, 10); keepgrad keeps what backward needs."""
-        # Fortran's order makes the B values of one pixel neighbours in memory. All layers keep them
-        # so, and the slices that pooling and convolution take are then made of long runs.
+        # In Fortran's order, first axis innermost, the B values of one pixel lie side by side in
+        # memory. All layers before the logits keep this: it makes pooling and convolution faster.
         x = np.asfortranarray(x)
         if x.dtype.kind != "f":
             raise TypeError(f"the images have dtype {x.dtype}, expected floats from 0 to 1")
@@ -344,7 +345,7 @@ class ConvolutionNeuralNetwork:
         return x
 
     def backward(self, last_x_grad: np.ndarray, need_x_grad: bool = True) -> np.ndarray:
-        """After forward(x, keepgrad=True), map dL/dlogits (B, 10) to dL/dx; set all gradients."""
+        """After forward(x, keepgrad=True), map dL/dlogits to dL/dimages or None; set all *_grad."""
         for layer, x in zip(reversed(self.layers[1:]), reversed(self.layer_inputs[1:])):
             last_x_grad = layer.backward(x, last_x_grad)
         first, x = self.layers[0], self.layer_inputs[0]
@@ -360,13 +361,13 @@ class ConvolutionNeuralNetwork:
 
     def train(self, train_x: np.ndarray, train_y: np.ndarray,
               batch_size: int, epochs: int, lr: float) -> float:
-        """Make one pass in the order given; return its mean loss. Only the series needs epochs."""
+        """Make one pass in the given order; return its mean loss. epochs (series) is not used."""
         loss_sum = 0.0
         for x, y in self._batches(train_x, train_y, batch_size):
             logits = self.forward(x, keepgrad=True)
             loss_sum += self.loss_func.forward(logits, y) * len(y)
             last_x_grad = self.loss_func.backward(logits, y)
-            self.backward(last_x_grad, need_x_grad=False)  # dL/dimages would take a third longer
+            self.backward(last_x_grad, need_x_grad=False)  # else it takes a third longer
             self.update(lr)
             self.layer_inputs.clear()
         return loss_sum / len(train_x)
@@ -388,7 +389,7 @@ class ConvolutionNeuralNetwork:
         path = Path(path)
         with TemporaryDirectory(prefix=path.name, dir=path.parent) as folder:
             np.savez(f"{folder}/network.npz", **self._parameters())
-            Path(folder, "network.npz").replace(path)  # an older file stays until now
+            Path(folder, "network.npz").replace(path)  # only now an older file goes
 
     def load(self, path: str) -> None:
         """Take the parameters of a file that save wrote; other shapes or NaN are a ValueError."""
@@ -440,7 +441,7 @@ def _parse_arguments() -> argparse.Namespace:
     return args
 
 
-@np.errstate(over="ignore", invalid="ignore")  # if training diverges, the loss is an error
+@np.errstate(over="ignore", invalid="ignore")  # no warnings: a loss that is not finite raises
 def main() -> int:
     """Train, report and draw; return the exit status (series, part 3)."""
     args = _parse_arguments()
@@ -495,5 +496,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, ValueError, FloatingPointError) as error:
-        sys.stdout = None  # or a closed pipe would complain once more at the end
+        sys.stdout = None  # else Python's last flush would complain about a closed pipe again
         sys.exit(f"cnn_numpy.py: error: {error}")
