@@ -106,7 +106,7 @@ class MaxPoolingLayer(NetworkLayer):
         undecided = np.ones_like(y, bool)  # windows whose largest element has not come yet
         for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
             won = undecided & (element == y)
-            undecided ^= won  # XOR: the windows that won has are decided
+            undecided ^= won  # XOR: where won is True, the window is decided
             np.multiply(last_x_grad, won, out=element_grad)  # element_grad is a view into x_grad
         return x_grad
 
@@ -147,7 +147,7 @@ class ParamLayer(NetworkLayer):
     """A layer with parameters p; backward also sets their gradients dL/dp (series, part 2).
 
     Where an output is a sum of m terms, parameters start uniform between -1/sqrt(m) and 1/sqrt(m).
-    With the article's U(-1, 1) outputs are so large that most ReLUs soon give 0 for every image.
+    With the article's U(-1, 1), outputs are so large that most ReLUs soon give 0 for all images.
     """
 
     def update(self, lr: float) -> None:
@@ -176,7 +176,7 @@ class LinearLayer(ParamLayer):
         self._check_shape("last_x_grad", last_x_grad, (len(x), self.w.shape[1]))
         self.b_grad = last_x_grad.sum(axis=0, keepdims=True)
         self.w_grad = x.T @ last_x_grad
-        return (self.w @ last_x_grad.T).T  # = dL/dZ W^T; a fifth faster, as B stays innermost
+        return (self.w @ last_x_grad.T).T  # = dL/dZ W^T; a fifth faster: B becomes innermost
 
     def update(self, lr: float) -> None:
         self.w -= lr * self.w_grad
@@ -186,12 +186,12 @@ class LinearLayer(ParamLayer):
 class ConvolutionLayer(ParamLayer):
     """Convolution of stride 1 without padding, in the article's first form (series, part 2).
 
-    That form, Y' = X' K'^T, is transposed here and computed one output row at a time, Y' = K' X',
-    so that X' and Y' are X'^T and Y'^T there. A row of K' is a kernel, a column of X' is the patch
-    under it, both in the order k1, c1, k2 (there c1, k1, k2). A strip holds the o2 pixels that one
-    column of the kernel covers while it moves along an image row. As k1 comes first, X' is a slice
-    of all strips: those of k1 image rows. In an image of 4 x 4, in which 12 is the pixel in row 1
-    and column 2, under a kernel of 3 x 3:
+    That form, Y' = X' K'^T, is transposed here and computed one output row at a time, Y' = K' X':
+    X' is the article's X' transposed. A row of K' is a kernel, a column of X' is the patch under
+    it, both in the order k1, c1, k2 (there c1, k1, k2). A strip holds the o2 pixels of one image
+    row that one kernel column meets as the kernel moves along. As k1 comes first, X' is all strips
+    of k1 image rows: a slice of the array. In an image of 4 x 4, where 12 is the pixel in row 1 and
+    column 2, under a kernel of 3 x 3:
 
         image row      strip of kernel column      in X' of output row
                          0       1       2             0     1
@@ -207,7 +207,7 @@ class ConvolutionLayer(ParamLayer):
     The linear layer's result, with K' for X and X' for W, gives dL/dX' = K'^T dL/dY' and dL/dK' =
     dL/dY' X'^T, summed over the output rows (the article prints its transpose). A strip's gradient
     is the sum over all X' that contain it, a pixel's the sum over its strips. tests/definitions.py
-    has all this in loops, and the second form, which the article's code takes for Y and dL/dX.
+    has the layer in loops, and the second form, which the article's code takes for Y and dL/dX.
     """
 
     def __init__(self, c1: int, c2: int, k1: int, k2: int) -> None:
@@ -218,7 +218,7 @@ class ConvolutionLayer(ParamLayer):
 
     def _unfold_x(self, x: np.ndarray) -> list[np.ndarray]:
         """Return X' of each output row: slices of strips[h, c, s, j, n] = x[n, c, h, j + s]."""
-        (B, c1, H, W), (_, _, k1, k2) = x.shape, self.k.shape  # s counts kernel columns
+        (B, c1, H, W), (_, _, k1, k2) = x.shape, self.k.shape  # image row h, kernel column s
         if H < k1 or W < k2:
             raise ValueError(f"x has shape {x.shape}, smaller than the kernel, {k1} x {k2}")
         o1, o2 = H - k1 + 1, W - k2 + 1
@@ -235,7 +235,7 @@ class ConvolutionLayer(ParamLayer):
         o1, o2 = H - k1 + 1, W - k2 + 1
         y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))
         for i in range(o1):
-            np.matmul(kernel, patches[i], out=y[:, i])  # Y' = K' X'; y[:, i] = ... takes 2% longer
+            np.matmul(kernel, patches[i], out=y[:, i])  # Y' = K' X', without a copy: 2% faster
         y += self.b.reshape(c2, 1, 1)
         return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)  # (B, c2, o1, o2)
 
@@ -246,7 +246,7 @@ class ConvolutionLayer(ParamLayer):
         o1, o2 = H - k1 + 1, W - k2 + 1
         self._check_shape("last_x_grad", last_x_grad, (B, c2, o1, o2))
         patches = self._unfold_x(x)  # X' of each output row
-        y_grad = last_x_grad.transpose(2, 1, 3, 0).reshape(o1, c2, o2 * B)  # dL/dY' of each row
+        y_grad = last_x_grad.transpose(2, 1, 3, 0).reshape(o1, c2, o2 * B)  # y_grad[i]: dL/dY'
         k_grad = 0
         for i in range(o1):  # all output rows share K'
             k_grad += y_grad[i] @ patches[i].T  # dL/dK' = dL/dY' X'^T
@@ -332,7 +332,7 @@ class ConvolutionNeuralNetwork:
     def forward(self, x: np.ndarray, keepgrad: bool = False) -> np.ndarray:
         """Map images (B, 1, 28, 28) to logits (B, 10); keepgrad keeps what backward needs."""
         # In Fortran's order, first axis innermost, the B values of one pixel lie side by side in
-        # memory. All layers before the logits keep this: it makes pooling and convolution faster.
+        # memory. All layers before the logits keep B so: it makes pooling and convolution faster.
         x = np.asfortranarray(x)
         if x.dtype.kind != "f":
             raise TypeError(f"the images have dtype {x.dtype}, expected floats from 0 to 1")
@@ -349,7 +349,7 @@ class ConvolutionNeuralNetwork:
         for layer, x in zip(reversed(self.layers[1:]), reversed(self.layer_inputs[1:])):
             last_x_grad = layer.backward(x, last_x_grad)
         first, x = self.layers[0], self.layer_inputs[0]
-        if type(first) is ConvolutionLayer:  # other layers have no need_x_grad
+        if type(first) is ConvolutionLayer:  # only it can leave dL/dX out
             return first.backward(x, last_x_grad, need_x_grad)
         return first.backward(x, last_x_grad)
 
@@ -367,7 +367,7 @@ class ConvolutionNeuralNetwork:
             logits = self.forward(x, keepgrad=True)
             loss_sum += self.loss_func.forward(logits, y) * len(y)
             last_x_grad = self.loss_func.backward(logits, y)
-            self.backward(last_x_grad, need_x_grad=False)  # else it takes a third longer
+            self.backward(last_x_grad, need_x_grad=False)  # True takes a third longer
             self.update(lr)
             self.layer_inputs.clear()
         return loss_sum / len(train_x)
