@@ -339,7 +339,8 @@ LABELS = np.array([1, 2, 3])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("wrong, error, words", [
     ({"x": IMAGES[:0], "y": LABELS[:0]}, ValueError, None), ({"x": IMAGES[:, 0]}, ValueError, None),
-    ({"x": IMAGES[..., 1:]}, ValueError, None), ({"x": IMAGES.astype(np.uint8)}, TypeError, "uint8"),
+    ({"x": IMAGES[..., 1:]}, ValueError, None),
+    ({"x": IMAGES.astype(np.uint8)}, TypeError, "uint8"),
     ({"x": IMAGES * np.nan}, FloatingPointError, "nan"),
     ({"x": IMAGES[:1]}, ValueError, "3"), ({"y": LABELS[:1]}, ValueError, "1"),
     ({"y": LABELS - 2}, ValueError, "-1"), ({"y": [1, 2, 10]}, ValueError, "10"),
