@@ -50,24 +50,18 @@ def assert_same_network(actual, expected, error=0):
         assert_same(name, array, expected[name], error)
 
 
-def test_the_network_is_the_series():
-    network = network_of(1)
-    assert network.forward(images_of(1, 3)[0], keepgrad=True).shape == (3, 10)
-    assert [(type(layer).__name__, x.shape[1:]) for layer, x in
-            zip(network.layers, network.layer_inputs)] == [
-        ("ConvolutionLayer", (1, 28, 28)), ("MaxPoolingLayer", (4, 24, 24)),
-        ("ReLULayer", (4, 12, 12)), ("ConvolutionLayer", (4, 12, 12)),
-        ("MaxPoolingLayer", (16, 10, 10)), ("ReLULayer", (16, 5, 5)),
-        ("FlattenLayer", (16, 5, 5)), ("LinearLayer", (400,))]
-
-
 def test_logits_and_gradients_are_those_of_the_definitions():
     network = network_of(2, np.float64)
     x, y = images_of(2, 2, np.float64)
-    steps, value = [], x
+    steps, value, shapes = [], x, []
     for layer in network.layers:
+        shapes.append((type(layer), value.shape[1:]))
         value, backward = definition(layer, value)
         steps.append(backward)
+    assert shapes == [
+        (ConvolutionLayer, (1, 28, 28)), (MaxPoolingLayer, (4, 24, 24)), (ReLULayer, (4, 12, 12)),
+        (ConvolutionLayer, (4, 12, 12)), (MaxPoolingLayer, (16, 10, 10)), (ReLULayer, (16, 5, 5)),
+        (FlattenLayer, (16, 5, 5)), (LinearLayer, (400,))]
     logits = network.forward(x, keepgrad=True)
     assert_same("the logits of forward", logits, value, 1e-13)
     assert_same("the probabilities of predict", network.predict(x), definitions.softmax(value))
@@ -82,14 +76,6 @@ def test_logits_and_gradients_are_those_of_the_definitions():
     assert_same("dL/dX of the images", x_grad, grad)
 
 
-def gradients_of(network):
-    """Return copies of all gradients, and spoil these."""
-    grads = {name: array.copy() for name, array in arrays_of(network, "_grad").items()}
-    for array in arrays_of(network, "_grad").values():
-        array[...] = np.nan
-    return grads
-
-
 def test_forward_keeps_inputs_only_when_asked_and_backward_leaves_them():
     network, (x, y) = network_of(4), images_of(4, 5)
     x.flags.writeable = False
@@ -100,13 +86,13 @@ def test_forward_keeps_inputs_only_when_asked_and_backward_leaves_them():
     for call in (network.forward, network.predict, lambda x: network.test(x, y[:2], 1)):
         call(x[:2])
     assert [len(layer_input) for layer_input in network.layer_inputs] == [5] * 8
-    x_grad, expected = network.backward(logits), gradients_of(network)
+    x_grad, expected = network.backward(logits), arrays_of(network, "_grad")
     assert x_grad.dtype == np.float32 and x_grad.shape == x.shape
     with pytest.raises(ValueError):
         network.backward(logits[:4])
     np.testing.assert_array_equal(network.backward(logits), x_grad)
     network.backward(2 * logits, need_x_grad=False)
-    for name, grad in gradients_of(network).items():
+    for name, grad in arrays_of(network, "_grad").items():
         assert_same(f"{name}_grad of the doubled gradient", grad, 2 * expected[name], 1e-6)
     network.layer_inputs.clear()
     with pytest.raises((LookupError, RuntimeError)):  # and not a gradient of nothing
