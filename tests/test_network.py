@@ -265,6 +265,7 @@ def test_two_writers_do_not_mix(tmp_path):
                for each in networks)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of zipfile
 def test_what_cannot_be_written_leaves_an_older_file(tmp_path):
     resource = pytest.importorskip("resource")  # which Windows has not
     network, path = network_of(13), tmp_path / "digits.npz"
