@@ -417,8 +417,8 @@ class ConvolutionNeuralNetwork:
 
     def _batches(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> list[tuple]:
         """Return the images and labels of each batch; the last one may be smaller."""
-        if not 0 < len(x) == len(y):
-            raise ValueError(f"{len(x)} images, {len(y)} labels, expected one for each, at least 1")
+        if not 0 < len(x) == len(y) or batch_size < 1:
+            raise ValueError(f"{len(x)} images, {len(y)} labels (expected as many), {batch_size=}")
         starts = range(0, len(x), batch_size)
         return [(x[start:start + batch_size], y[start:start + batch_size]) for start in starts]
 
@@ -482,7 +482,7 @@ def main() -> int:
         axes = Figure(figsize=(8, 5), layout="constrained").subplots()
         axes.plot(range(first + 1, len(losses) + 1), losses[first:], marker=".",
                   label=["training images", "test images"])
-        axes.xaxis.get_major_locator().set_params(integer=True)  # no half epochs
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half epochs
         axes.set(title="Loss over the epochs", xlabel="epoch", ylabel="mean cross-entropy loss")
         axes.legend()
         axes.grid(alpha=0.3)

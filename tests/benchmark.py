@@ -187,6 +187,7 @@ def main():
     if parser.parse_args().avx2:
         environment = {**os.environ, **AVX2}
         sys.exit(subprocess.run([sys.executable, __file__], env=environment).returncode)
+    print("This takes one to two minutes.", flush=True)
     memory = {}
     if resource:  # before this process grows: the peak of a new process begins with its parent's
         for name in NETWORKS:

@@ -44,7 +44,7 @@ CASES = [  # a layer, the shape of its x, the shape of its y
     (ReLULayer, (), (2, 3, 4, 5), (2, 3, 4, 5)),
     (ReLULayer, (), (7,), (7,)),
     (FlattenLayer, (), (2, 3, 4, 5), (2, 60)),
-    (FlattenLayer, (1, -2), (2, 3, 4, 5), (2, 12, 5)),
+    (FlattenLayer, (-3, 2), (2, 3, 4, 5), (2, 12, 5)),
     (FlattenLayer, (-3, 0), (2, 3, 4), (2, 3, 4)),
     (LinearLayer, (4, 3), (5, 4), (5, 3)),
     (LinearLayer, (2, 6), (1, 2), (1, 6)),
@@ -76,7 +76,9 @@ def defined(layer, x, y_grad):
 
 def results(layer, x, y_grad):
     """Return y and all gradients that the layer gives, by their names."""
-    y, grads = layer.forward(x), {"x": layer.backward(x, y_grad)}
+    y, _ = layer.forward(x), layer.forward(x - 1)  # which backward must not go by
+    layer.backward(x, 3 * y_grad)  # whose gradients are overwritten
+    grads = {"x": layer.backward(x, y_grad)}
     return y, {**grads, **{name: getattr(layer, f"{name}_grad") for name in parameters(layer)}}
 
 
@@ -119,10 +121,13 @@ def test_signatures_are_the_articles(kind, name, expected):
     assert signature.return_annotation == returned
 
 
-def test_a_layer_does_what_its_definition_says(case):
+def test_a_layer_does_what_its_definition_says_in_any_order_of_memory(case):
     layer, what, x, y_grad = case
     assert isinstance(layer, ParamLayer if parameters(layer) else NetworkLayer)
-    assert_results(layer, what, x, y_grad, defined(layer, x, y_grad))
+    strided = np.repeat(y_grad, 2, axis=-1)[..., ::2]
+    for each in (x, x.astype(int), np.asfortranarray(x)):
+        each.flags.writeable = strided.flags.writeable = False
+        assert_results(layer, what, each, strided, defined(layer, x, y_grad))
 
 
 def test_gradients_are_the_slopes(case):
@@ -134,27 +139,12 @@ def test_gradients_are_the_slopes(case):
     assert_results(layer, what, x, y_grad, (layer.forward(x), expected), 1e-7)
 
 
-def test_nothing_is_kept_and_grads_are_overwritten(case):
-    layer, what, x, y_grad = case
-    names, expected = set(vars(layer)), defined(layer, x, y_grad)
-    results(layer, np.concatenate([x, x[::-1] - 4]), np.concatenate([3 * y_grad, y_grad]))
-    assert_results(layer, what, x, y_grad, expected)
-    assert vars(layer).keys() == names
-
-
-def test_neither_the_order_in_memory_nor_integers_change_anything(case):
-    layer, what, x, y_grad = case
-    expected = defined(layer, x, y_grad)
-    assert_results(layer, what, x.astype(int), y_grad, expected)
-    x, y_grad = np.asfortranarray(x), np.repeat(y_grad, 2, axis=-1)[..., ::2]
-    x.flags.writeable = y_grad.flags.writeable = False
-    assert_results(layer, what, x, y_grad, expected)
-
-
 def test_float32_stays_and_update_is_a_step_in_place(case):
     layer, what, x, y_grad = case
     expected, x, y_grad = defined(layer, x, y_grad), np.float32(x), np.float32(y_grad)
+    layer.forward(x)  # with the parameters of before
     as_dtype(layer, np.float32)
+    x.flags.writeable = y_grad.flags.writeable = False
     y, grads = results(layer, x, y_grad)
     assert {array.dtype for array in (y, *grads.values())} == {np.dtype(np.float32)}
     assert_results(layer, what, x, y_grad, expected, 1e-5)
@@ -170,17 +160,12 @@ def test_float32_stays_and_update_is_a_step_in_place(case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[0] is ConvolutionLayer],
                          ids=str, indirect=True)
-def test_convolution_is_the_articles_second_form_and_can_leave_out_the_images(case):
+def test_convolution_is_the_articles_second_form(case):
     layer, what, x, y_grad = case
     y, x_grad = definitions.convolution_second_form(x, layer.k, y_grad)
     assert_same(f"{what}: y beside Y'' = X'' K''^T", layer.forward(x), y + layer.b, 1e-13)
     assert_same(f"{what}: dL/dX beside dL/dX'' = dL/dY'' K''",
                 layer.backward(x, y_grad), x_grad, 1e-13)
-    grads = results(layer, x, y_grad)[1]
-    layer.k_grad = layer.b_grad = None
-    assert layer.backward(x, y_grad, need_x_grad=False) is None
-    assert_same(f"{what}: k_grad without need_x_grad", layer.k_grad, grads["k"], 0)
-    assert_same(f"{what}: b_grad without need_x_grad", layer.b_grad, grads["b"], 0)
 
 
 def test_a_tie_goes_to_the_first_in_row_order_and_a_zero_has_no_slope():
@@ -193,27 +178,17 @@ def test_a_tie_goes_to_the_first_in_row_order_and_a_zero_has_no_slope():
                        defined(layer, x, y_grad), 0)
 
 
-def test_the_base_classes_only_promise():
-    for call in (lambda: NetworkLayer().forward(0), lambda: NetworkLayer().backward(0, 0),
-                 lambda: ParamLayer().update(0)):
-        pytest.raises(NotImplementedError, call)
-
-
 @pytest.mark.parametrize("kind, arguments, n, shapes", [
     (LinearLayer, (400, 50), 400, {"w": (400, 50), "b": (1, 50)}),
     (ConvolutionLayer, (4, 500, 3, 5), 60, {"k": (500, 4, 3, 5), "b": (1, 500, 1, 1)})])
 def test_first_parameters_fill_their_range_and_follow_the_seed(kind, arguments, n, shapes):
-    layers = []
-    for seed in (0, 0, 1):
-        np.random.seed(seed)
-        layers.append(kind(*arguments))
-    for name, shape in shapes.items():
-        values, again, other = [getattr(layer, name) for layer in layers]
-        bound, grad = np.float32(n ** -0.5), getattr(layers[0], f"{name}_grad")
-        assert values.dtype == np.float32 and values.shape == grad.shape == shape
-        assert not grad.any() and (values == again).all() and (values != other).any()
-        assert 0.85 * bound < values.max() <= bound and -bound <= values.min() < -0.85 * bound
-        assert abs(values.mean()) < 0.15 * bound
+    np.random.seed(7)
+    layer = kind(*arguments)
+    np.random.seed(7)
+    for name, shape in shapes.items():  # in the order in which they are drawn
+        values, grad = getattr(layer, name), getattr(layer, f"{name}_grad")
+        np.testing.assert_allclose(values, np.random.uniform(-n ** -0.5, n ** -0.5, shape), 1e-5)
+        assert values.dtype == np.float32 and grad.shape == shape and not grad.any()
 
 
 def test_the_loss_and_its_gradient_are_those_of_the_definition_and_of_slopes():
@@ -235,6 +210,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_definition_and_of_slopes():
 def test_each_row_of_far_logits_has_its_own_largest_and_stays_exact():
     x = np.array([[10000, -10000], [-30000, -20000], [1, 0]], np.float32)
     y = np.array([1, 1, 0], np.uint8)
+    x.flags.writeable = False
     loss = CrossEntropyLoss().forward(x, y)  # the mean of 20000, 0 and log(1 + 1/e)
     assert loss == pytest.approx((20000 + np.log1p(np.exp(-1))) / 3, rel=1e-6)
     x_grad, p = CrossEntropyLoss().backward(x, y), 1 / (1 + np.exp(-1))
@@ -281,7 +257,7 @@ def test_labels_that_do_not_fit_are_refused(x, y, words):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("logit", [np.nan, np.inf])
+@pytest.mark.parametrize("logit", [np.nan, np.inf, -np.inf])
 def test_a_loss_that_is_not_finite_is_an_error(logit):
     with pytest.raises(FloatingPointError, match="nan|inf"):
-        CrossEntropyLoss().forward(np.array([[0.5, 0.5], [logit, 0]]), np.array([0, 1]))
+        CrossEntropyLoss().forward(np.array([[0.5, 0.5], [logit, 0]]), np.array([0, 0]))

@@ -30,7 +30,7 @@ def network_of(seed, dtype=np.float32):
 def images_of(seed, count, dtype=np.float32):
     """Return images of noise, with the black border where windows are ties, and labels."""
     rng = np.random.default_rng(seed)
-    x = rng.random((count, 1, 28, 28)).astype(dtype)
+    x = 2 * rng.random((count, 1, 28, 28)).astype(dtype)  # nothing clips or scales them
     x[:, :, :6] = 0
     return x, rng.integers(0, 10, count)
 
@@ -62,6 +62,11 @@ def test_logits_and_gradients_are_those_of_the_definitions():
         (ConvolutionLayer, (1, 28, 28)), (MaxPoolingLayer, (4, 24, 24)), (ReLULayer, (4, 12, 12)),
         (ConvolutionLayer, (4, 12, 12)), (MaxPoolingLayer, (16, 10, 10)), (ReLULayer, (16, 5, 5)),
         (FlattenLayer, (16, 5, 5)), (LinearLayer, (400,))]
+    np.random.seed(2)
+    for kind, arguments, layer in ((ConvolutionLayer, (1, 4, 5, 5), network.layers[0]),
+                                   (ConvolutionLayer, (4, 16, 3, 3), network.layers[3]),
+                                   (LinearLayer, (400, 10), network.layers[7])):
+        np.testing.assert_array_equal(kind(*arguments).b, layer.b)  # drawn in this order
     logits = network.forward(x, keepgrad=True)
     assert_same("the logits of forward", logits, value, 1e-13)
     assert_same("the probabilities of predict", network.predict(x), definitions.softmax(value))
@@ -82,7 +87,9 @@ def test_forward_keeps_inputs_only_when_asked_and_backward_leaves_them():
     logits = network.forward(x)
     assert network.layer_inputs == []
     np.testing.assert_array_equal(network.forward(x, keepgrad=True), logits)
+    first = network.layer_inputs
     network.forward(x, keepgrad=True)  # instead of the first
+    assert network.layer_inputs is not first and len(first) == 8
     for call in (network.forward, network.predict, lambda x: network.test(x, y[:2], 1)):
         call(x[:2])
     assert [len(layer_input) for layer_input in network.layer_inputs] == [5] * 8
@@ -91,7 +98,7 @@ def test_forward_keeps_inputs_only_when_asked_and_backward_leaves_them():
     with pytest.raises(ValueError):
         network.backward(logits[:4])
     np.testing.assert_array_equal(network.backward(logits), x_grad)
-    network.backward(2 * logits, need_x_grad=False)
+    assert network.backward(2 * logits, need_x_grad=False) is None
     for name, grad in arrays_of(network, "_grad").items():
         assert_same(f"{name}_grad of the doubled gradient", grad, 2 * expected[name], 1e-6)
     network.layer_inputs.clear()
@@ -100,19 +107,26 @@ def test_forward_keeps_inputs_only_when_asked_and_backward_leaves_them():
 
 
 @pytest.mark.parametrize("as_given", [np.asarray, np.ndarray.tolist])
-def test_train_is_gradient_descent_on_the_mean_loss_in_the_order_given(as_given):
+def test_train_is_gradient_descent_on_the_mean_loss_in_the_order_given(as_given, monkeypatch):
     network, other = network_of(6, np.float64), network_of(6, np.float64)
     x, y = images_of(6, 25, np.float64)
     x.flags.writeable = y.flags.writeable = False
     losses = []
-    for batch in (slice(0, 10), slice(10, 20), slice(20, 25)):
+    for batch in 2 * [slice(0, 10), slice(10, 20), slice(20, 25)]:
         logits = other.forward(x[batch], keepgrad=True)
         losses += [definitions.cross_entropy(logits, y[batch])] * len(logits)
         other.backward(definitions.cross_entropy_backward(logits, y[batch])["x"])
-        other.update(0.1)
-    loss = network.train(as_given(x), as_given(y), 10, 77, 0.1)
-    assert type(loss) is float and network.layer_inputs == []
-    assert loss == pytest.approx(np.mean(losses), rel=1e-12)  # over the images, not the batches
+        for array, grad in zip(arrays_of(other).values(), arrays_of(other, "_grad").values()):
+            array -= 0.1 * grad
+    backward = ConvolutionLayer.backward
+    asked = []
+    monkeypatch.setattr(ConvolutionLayer, "backward", lambda layer, x, grad, need_x_grad=True: (
+        asked.append((x.shape[1], need_x_grad)), backward(layer, x, grad, need_x_grad))[1])
+    for expected in np.reshape(losses, (2, 25)).mean(axis=1):  # over the images, not the batches
+        loss = network.train(as_given(x), as_given(y), 10, 77, 0.1)
+        assert type(loss) is float and network.layer_inputs == []
+        assert loss == pytest.approx(expected, rel=1e-12)
+    assert set(asked) == {(1, False), (4, True)}  # the images need no gradient
     assert_same_network(network, other, 1e-12)
 
 
@@ -127,22 +141,36 @@ def test_test_is_the_mean_loss_over_the_images_and_changes_nothing(batch_size):
     assert_same_network(network, network_of(7, np.float64))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_every_seed_learns(digits, seed):
+    """Of forty seeds the losses are 0.16 to 0.31, and 0.82 to 0.90 of unseen digits are known."""
+    x, y = digits
+    np.random.seed(seed)
+    network = ConvolutionNeuralNetwork()
+    for _ in range(4):
+        network.train(x[:400], y[:400], 10, 4, 0.1)
+    assert network.test(x[:400], y[:400], 100) < 0.5
+    assert np.mean(network.predict(x[2000:3000]).argmax(axis=1) == y[2000:3000]) > 0.75  # unseen
+
+
 class Scale:
     """A reader's own layer, of no base class, whose parameter has a name of its own."""
 
     def __init__(self):
-        self.scale, self.scale_grad, self.batches = np.ones((1, 1, 1, 1)), np.zeros(1), []
+        self._grad_scale, self._grad_scale_grad, self.batches = np.ones(1), np.zeros(1), []
+        self.steps = np.zeros(1, int)
 
     def forward(self, x):
         self.batches.append(len(x))
-        return x * self.scale
+        return x * self._grad_scale
 
     def backward(self, x, last_x_grad):
-        self.scale_grad = np.sum(x * last_x_grad, keepdims=True)
-        return last_x_grad * self.scale
+        self._grad_scale_grad = np.sum(x * last_x_grad)
+        return last_x_grad * self._grad_scale
 
     def update(self, lr):
-        self.scale -= lr * self.scale_grad
+        self._grad_scale -= lr * self._grad_scale_grad
+        self.steps += 1
 
 
 def test_predict_takes_few_images_at_a_time():
@@ -163,14 +191,15 @@ def test_a_network_of_other_layers_takes_other_images(tmp_path):
                           FlattenLayer(), LinearLayer(2 * 7 * 14, 4)]
         return network
 
-    network, x = network_for_colours(), np.random.default_rng(9).random((20, 3, 32, 32))
+    x = np.random.default_rng(9).random((20, 3, 32, 32))
+    network, other = network_for_colours(), network_for_colours()
     losses = [network.train(x, [3] * 20, 10, 1, 0.01) for _ in range(3)]
-    assert losses[0] > losses[1] > losses[2] and network.predict(x).shape == (20, 4)
-    assert network.layers[0].scale != 1
+    assert losses[0] > losses[1] > losses[2] and other.predict(x).shape == (20, 4)
+    assert network.layers[0]._grad_scale != 1
     network.save(tmp_path / "colours.npz")
-    other = network_for_colours()
     other.load(tmp_path / "colours.npz")
     np.testing.assert_array_equal(other.predict(x), network.predict(x))
+    assert other.layers[0].steps == 6  # an array of integers is saved, too
 
 
 class HalfConvolutionLayer(ConvolutionLayer):
@@ -180,14 +209,14 @@ class HalfConvolutionLayer(ConvolutionLayer):
         return super().backward(x, last_x_grad / 2)
 
 
-class HalfLoss(CrossEntropyLoss):
-    """A loss made of ours."""
+class HalfLoss:
+    """A reader's own loss, which has no softmax."""
 
     def forward(self, x, y):
-        return super().forward(x, y) / 2
+        return CrossEntropyLoss().forward(x, y) / 2
 
     def backward(self, x, y):
-        return super().backward(x, y) / 2
+        return CrossEntropyLoss().backward(x, y) / 2
 
 
 def test_a_first_layer_and_a_loss_of_ones_own_are_used():
@@ -202,42 +231,34 @@ def test_a_first_layer_and_a_loss_of_ones_own_are_used():
     assert network.train(x, y, 20, 1, 0.2) == pytest.approx(expected / 2)
     assert_same_network(network, other, 1e-6)
     assert network.test(x, y, 20) == pytest.approx(other.test(x, y, 20) / 2)
+    assert_same("the probabilities", network.predict(x), other.predict(x), 1e-5)
 
 
 def test_pytorch_computes_the_same():
     torch = pytest.importorskip("torch")
     nn = torch.nn
     torch.set_num_threads(1)
-    network, (x, y) = network_of(11, np.float64), images_of(11, 200, np.float64)
+    network, (x, y) = network_of(11, np.float64), images_of(11, 50, np.float64)
     other = nn.Sequential(nn.Conv2d(1, 4, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(4, 16, 3),
                           nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(400, 10)).double()
-
-    def in_pairs(ending=""):
-        """Yield the names of our arrays, these in PyTorch's shapes, and PyTorch's own."""
-        for theirs, (name, ours) in zip(other.parameters(), arrays_of(network, ending).items()):
-            yield name, ours.T if name[0] == "w" else ours.reshape(theirs.shape), theirs
-
-    for _, ours, theirs in in_pairs():
+    for theirs, ours in zip(other.parameters(), arrays_of(network).values()):
+        ours = ours.T if ours.shape == (400, 10) else ours.reshape(theirs.shape)
         theirs.data.copy_(torch.tensor(ours))
     theirs_x = torch.tensor(x, requires_grad=True)
-    for start in range(0, 200, 20):
-        batch = slice(start, start + 20)
-        theirs_logits = other(theirs_x[batch])
-        other.zero_grad()
-        nn.CrossEntropyLoss()(theirs_logits, torch.tensor(y[batch])).backward()
-        logits = network.forward(x[batch], keepgrad=True)
-        assert_same("the logits", logits, theirs_logits.detach().numpy(), 1e-10)
-        x_grad = network.backward(network.loss_func.backward(logits, y[batch]))
-        assert_same("dL/dX of the images", x_grad, theirs_x.grad[batch].numpy(), 1e-10)
-        network.update(0.1)
-        for name, ours, theirs in in_pairs("_grad"):
-            assert_same(f"dL/d{name}", ours, theirs.grad.numpy(), 1e-10)
-            theirs.data -= 0.1 * theirs.grad
+    theirs_logits = other(theirs_x)
+    nn.CrossEntropyLoss()(theirs_logits, torch.tensor(y)).backward()
+    logits = network.forward(x, keepgrad=True)
+    assert_same("the logits", logits, theirs_logits.detach().numpy(), 1e-10)
+    x_grad = network.backward(network.loss_func.backward(logits, y))
+    assert_same("dL/dX of the images", x_grad, theirs_x.grad.numpy(), 1e-10)
+    for theirs, (name, ours) in zip(other.parameters(), arrays_of(network, "_grad").items()):
+        ours = ours.T if name == "w7" else ours.reshape(theirs.shape)
+        assert_same(f"dL/d{name}", ours, theirs.grad.numpy(), 1e-10)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_is_saved_is_loaded(tmp_path, monkeypatch, dtype):
-    network, other, path = network_of(13, dtype), network_of(14, dtype), f"{NAME}.npz"
+    network, other, path = network_of(13, dtype), network_of(14, dtype), f"{NAME}.npz.1"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="npz"):
         other.load(path)
@@ -246,9 +267,9 @@ def test_what_is_saved_is_loaded(tmp_path, monkeypatch, dtype):
         network.train(*images_of(13, 5, dtype), 5, 1, 0.1)
     network.save(str(tmp_path / path))  # in place of the older one
     with np.load(path, allow_pickle=False) as file:
-        assert {name: array.shape for name, array in file.items()} == {
-            "k0": (4, 1, 5, 5), "b0": (1, 4, 1, 1), "k3": (16, 4, 3, 3), "b3": (1, 16, 1, 1),
-            "w7": (400, 10), "b7": (1, 10)}
+        assert [(name, *array.shape) for name, array in file.items()] == [
+            ("k0", 4, 1, 5, 5), ("b0", 1, 4, 1, 1), ("k3", 16, 4, 3, 3), ("b3", 1, 16, 1, 1),
+            ("w7", 400, 10), ("b7", 1, 10)]
     other.load(path)
     assert_same_network(other, network)
     assert os.listdir(tmp_path) == [path]
@@ -331,7 +352,7 @@ LABELS = np.array([1, 2, 3])
     ({"x": IMAGES * np.nan}, FloatingPointError, "nan"),
     ({"x": IMAGES[:1]}, ValueError, "3"), ({"y": LABELS[:1]}, ValueError, "1"),
     ({"y": LABELS - 2}, ValueError, "-1"), ({"y": [1, 2, 10]}, ValueError, "10"),
-    ({"batch_size": 0}, ValueError, None),
+    ({"batch_size": 0}, ValueError, None), ({"batch_size": -2}, ValueError, "-2"),
     ({"x": IMAGES, "lr": 1e38}, FloatingPointError, "nan|inf")])
 def test_what_cannot_be_learned_is_refused(wrong, error, words):
     network = network_of(12)
