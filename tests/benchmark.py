@@ -63,6 +63,7 @@ class PyTorchNetwork:
         self.no_grad = torch.no_grad
         memory_format = getattr(torch, memory_format)
         train_x, self.train_y, test_x, self.test_y = map(torch.from_numpy, data)
+        self.train_y, self.test_y = self.train_y.long(), self.test_y.long()  # as PyTorch wants
         self.train_x = train_x.contiguous(memory_format=memory_format)
         self.test_x = test_x.contiguous(memory_format=memory_format)
         self.network = nn.Sequential(
