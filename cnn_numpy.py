@@ -495,6 +495,6 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
         sys.stdout = None  # else Python's last flush would complain about a closed pipe again
         sys.exit(f"cnn_numpy.py: error: {error}")
