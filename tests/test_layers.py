@@ -178,6 +178,12 @@ def test_a_tie_goes_to_the_first_in_row_order_and_a_zero_has_no_slope():
                        defined(layer, x, y_grad), 0)
 
 
+def test_the_base_classes_only_promise():
+    for call in (lambda: NetworkLayer().forward(0), lambda: NetworkLayer().backward(0, 0),
+                 lambda: ParamLayer().update(0)):
+        pytest.raises(NotImplementedError, call)
+
+
 @pytest.mark.parametrize("kind, arguments, n, shapes", [
     (LinearLayer, (400, 50), 400, {"w": (400, 50), "b": (1, 50)}),
     (ConvolutionLayer, (4, 500, 3, 5), 60, {"k": (500, 4, 3, 5), "b": (1, 500, 1, 1)})])

@@ -278,7 +278,7 @@ def test_what_ends_a_run_in_its_first_epoch_leaves_an_older_file(data, tmp_path,
 
     (tmp_path / "digits.npz").write_bytes(b"older")
     if end == "diverged":
-        options = ["--lr", "1e38"]
+        options = ["--lr", "1e38", "--batch-size", "1"]
     if end == "no folder to save in":
         options = ["--save", str(Path("nowhere", "digits.npz"))]
     result = run("--epochs", "1", *ARGUMENTS, data, *options, loss=loss)
