@@ -248,6 +248,7 @@ def test_a_gradient_that_would_be_broadcast_is_refused(case):
             with pytest.raises(ValueError) as error:
                 layer.backward(x, wrong)
             assert str(wrong.shape) in str(error.value) and str(y_grad.shape) in str(error.value)
+            assert "last_x_grad" in str(error.value).split()
 
 
 @pytest.mark.parametrize("x, y, words", [

@@ -1,5 +1,6 @@
 """The network: its layers in a row, gradient descent step by step, PyTorch as the judge, files."""
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import definitions
@@ -260,6 +261,7 @@ def test_pytorch_computes_the_same():
 def test_what_is_saved_is_loaded(tmp_path, monkeypatch, dtype):
     network, other, path = network_of(13, dtype), network_of(14, dtype), f"{NAME}.npz.1"
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))  # it is written beside
     with pytest.raises(FileNotFoundError, match="npz"):
         other.load(path)
     for at in (path, tmp_path / path):
