@@ -1,11 +1,13 @@
-"""Let the tests import the module beside this folder, and share the real digits."""
+"""Let the tests import the module beside this folder, and share the digits and the README."""
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+PROJECT = Path(__file__).parents[1]
+sys.path.insert(0, str(PROJECT))
 
 
 @pytest.fixture(scope="session")
@@ -13,4 +15,22 @@ def digits():
     """Return the test digits, shuffled, and their labels."""
     from cnn_numpy import load_dataset
     np.random.seed(1234)
-    return load_dataset(Path(__file__).parents[1] / "cv-data" / "test", shuffle=True)
+    return load_dataset(PROJECT / "cv-data" / "test", shuffle=True)
+
+
+@pytest.fixture(scope="session")
+def readme():
+    """Return a function that runs the README's block of code with some words in it."""
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+    def run(words):
+        [block] = [each for each in re.findall(r"```python\n([^`]*)```", text) if words in each]
+        exec(compile(block, "README.md", "exec"), names := {})
+        return names
+    return run
+
+
+@pytest.fixture(scope="session")
+def check_gradients(readme):
+    """Return the README's function, which compares a layer's gradients with slopes."""
+    return readme("def check_gradients")["check_gradients"]
