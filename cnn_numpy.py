@@ -56,7 +56,7 @@ def _read_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # 16 or 32 bits: Pillow would clip, not scale
                 raise ValueError("it has more than 8 bits a channel")
-            black = Image.new("RGBA", image.size, "black")
+            black = Image.new("RGBA", image.size, "black")  # behind what is transparent
             return np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("L"))
     except Exception as error:  # Pillow raises many kinds of errors
         raise ValueError(f"{path} is not a readable image: {error}") from error
@@ -70,7 +70,7 @@ class NetworkLayer:
         raise NotImplementedError
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray:
-        """Map forward's x (a layer keeps nothing) and last_x_grad, which is dL/dy, to dL/dx."""
+        """Map x, which forward does not keep, and last_x_grad, which is dL/dy, to dL/dx."""
         raise NotImplementedError
 
     def _check_shape(self, name: str, array: np.ndarray, shape: tuple) -> None:
@@ -82,7 +82,7 @@ class NetworkLayer:
 class MaxPoolingLayer(NetworkLayer):
     """The largest element of each k1 x k2 window; the windows do not overlap (series, part 1).
 
-    dL/dY goes to this element, to the first in row order if several are equal; the others get 0.
+    dL/dY goes to the largest element, the first in row order if several are equal; others get 0.
     """
 
     def __init__(self, k1: int, k2: int) -> None:
@@ -147,7 +147,7 @@ class ParamLayer(NetworkLayer):
     """A layer with parameters p; backward also sets their gradients dL/dp (series, part 2).
 
     Where an output is a sum of m terms, parameters start uniform between -1/sqrt(m) and 1/sqrt(m).
-    With the article's U(-1, 1), outputs are so large that most ReLUs soon give 0 for all images.
+    With the article's U(-1, 1), outputs and steps are so large that most ReLUs soon give only 0.
     """
 
     def update(self, lr: float) -> None:
@@ -186,12 +186,12 @@ class LinearLayer(ParamLayer):
 class ConvolutionLayer(ParamLayer):
     """Convolution of stride 1 without padding, in the article's first form (series, part 2).
 
-    That form, Y' = X' K'^T, is transposed here and computed one output row at a time, Y' = K' X':
-    X' is the article's X' transposed. A row of K' is a kernel, a column of X' is the patch under
-    it, both in the order k1, c1, k2 (there c1, k1, k2). A strip holds the o2 pixels of one image
-    row that one kernel column meets as the kernel moves along. As k1 comes first, X' is all strips
-    of k1 image rows: a slice of the array. In an image of 4 x 4, where 12 is the pixel in row 1 and
-    column 2, under a kernel of 3 x 3:
+    tests/definitions.py has it in plain loops: read these first. Here Y' = X' K'^T is transposed
+    and taken one output row at a time: Y' = K' X'. A row of K' (c2, k1*c1*k2) is a kernel, a column
+    of X' (k1*c1*k2, o2*B) is the patch under it, both in the order k1, c1, k2 (in the article c1
+    is first). A row of X' is a strip: the o2 pixels of one image row under one kernel column as the
+    kernel moves right. As k1 comes first, X' is a slice of the array of all strips: those of k1
+    image rows. In a 4 x 4 image, where 12 is the pixel in row 1 and column 2, under a 3 x 3 kernel:
 
         image row      strip of kernel column      in X' of output row
                          0       1       2             0     1
@@ -204,10 +204,10 @@ class ConvolutionLayer(ParamLayer):
     patch 00 01 02 10 11 12 20 21 22, its second is 01 02 03 11 12 13 21 22 23. With B images each
     number becomes B numbers side by side; with c1 channels an image row has c1*k2 strips.
 
-    The linear layer's result, with K' for X and X' for W, gives dL/dX' = K'^T dL/dY' and dL/dK' =
-    dL/dY' X'^T, summed over the output rows (the article prints its transpose). A strip's gradient
-    is the sum over all X' that contain it, a pixel's the sum over its strips. tests/definitions.py
-    has the layer in loops, and the second form, which the article's code takes for Y and dL/dX.
+    The linear layer's Z = X W is here Y' = K' X', which gives dL/dK' = dL/dY' X'^T, summed over the
+    output rows (the article prints dL/dK'^T), and dL/dX' = K'^T dL/dY'. A strip's gradient is the
+    sum over all X' that contain it (a * each), a pixel's the sum over its strips. The article's
+    code uses the second form for Y and dL/dX; tests/definitions.py has that, too.
     """
 
     def __init__(self, c1: int, c2: int, k1: int, k2: int) -> None:
@@ -225,7 +225,7 @@ class ConvolutionLayer(ParamLayer):
         strips = np.empty((H, c1, k2, o2, B), x.dtype)
         for s in range(k2):
             strips[:, :, s] = x[..., s:s + o2].transpose(2, 1, 3, 0)  # (H, c1, o2, B)
-        return [strips[i:i + k1].reshape(-1, o2 * B) for i in range(o1)]  # (k1*c1*k2, o2*B) each
+        return [strips[i:i + k1].reshape(-1, o2 * B) for i in range(o1)]  # views (k1*c1*k2, o2*B)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Map x (B, c1, H, W) to y (B, c2, o1, o2), where o1 = H - k1 + 1, o2 = W - k2 + 1."""
@@ -233,7 +233,7 @@ class ConvolutionLayer(ParamLayer):
         kernel = self.k.transpose(0, 2, 1, 3).reshape(len(self.k), -1)  # K', (c2, k1*c1*k2)
         (B, _, H, W), (c2, _, k1, k2) = x.shape, self.k.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
-        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))
+        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if one is
         for i in range(o1):
             np.matmul(kernel, patches[i], out=y[:, i])  # Y' = K' X', without a copy: 2% faster
         y += self.b.reshape(c2, 1, 1)
@@ -241,7 +241,7 @@ class ConvolutionLayer(ParamLayer):
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray,
                  need_x_grad: bool = True) -> np.ndarray:
-        """Map x (B, c1, H, W), dL/dY (B, c2, o1, o2) to dL/dX or None; set k_grad and b_grad."""
+        """Map x (B, c1, H, W), dL/dY (B, c2, o1, o2) to dL/dX, if needed; set k_grad, b_grad."""
         (B, c1, H, W), (c2, _, k1, k2) = x.shape, self.k.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         self._check_shape("last_x_grad", last_x_grad, (B, c2, o1, o2))
@@ -251,7 +251,7 @@ class ConvolutionLayer(ParamLayer):
         for i in range(o1):  # all output rows share K'
             k_grad += y_grad[i] @ patches[i].T  # dL/dK' = dL/dY' X'^T
         self.k_grad = k_grad.reshape(c2, k1, c1, k2).transpose(0, 2, 1, 3)  # (c2, c1, k1, k2)
-        self.b_grad = last_x_grad.sum(axis=(0, 2, 3), keepdims=True)
+        self.b_grad = last_x_grad.sum(axis=(0, 2, 3), keepdims=True)  # dL/db sums dL/dY
         if not need_x_grad:
             return None
         kernel = self.k.transpose(0, 2, 1, 3).reshape(c2, -1)  # K', (c2, k1*c1*k2)
@@ -280,7 +280,7 @@ class CrossEntropyLoss(NetworkLayer):
         """Map logits x (B, C) of C classes and labels y (B,), integers from 0 to C-1, to L."""
         self._check_labels(x, y)
         x = x - x.max(axis=1, keepdims=True)
-        log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))  # (B, C)
+        log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))  # log softmax(x)
         loss = -float(np.mean(log_p[np.arange(len(y)), y]))
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss}: lr is too large or x is not finite")
@@ -312,7 +312,7 @@ class ConvolutionNeuralNetwork:
     """The network of the series: two convolutions and a linear layer (series, part 3).
 
     Images are floats (B, 1, 28, 28) from 0 to 1, labels integers (B,) from 0 to 9; with other
-    layers, other sizes. layer_inputs holds every layer's x, which backward needs again.
+    layers, other sizes. With keepgrad=True, forward keeps every layer's x in layer_inputs.
     """
 
     def __init__(self) -> None:
@@ -349,7 +349,7 @@ class ConvolutionNeuralNetwork:
         for layer, x in zip(reversed(self.layers[1:]), reversed(self.layer_inputs[1:])):
             last_x_grad = layer.backward(x, last_x_grad)
         first, x = self.layers[0], self.layer_inputs[0]
-        if type(first) is ConvolutionLayer:  # only it can leave dL/dX out
+        if type(first) is ConvolutionLayer:  # your own may not know need_x_grad
             return first.backward(x, last_x_grad, need_x_grad)
         return first.backward(x, last_x_grad)
 
@@ -361,7 +361,7 @@ class ConvolutionNeuralNetwork:
 
     def train(self, train_x: np.ndarray, train_y: np.ndarray,
               batch_size: int, epochs: int, lr: float) -> float:
-        """Make one pass in the given order; return its mean loss. epochs (series) is not used."""
+        """Make one pass in the given order; return its mean loss. It does not use its epochs."""
         loss_sum = 0.0
         for x, y in self._batches(train_x, train_y, batch_size):
             logits = self.forward(x, keepgrad=True)
@@ -385,14 +385,14 @@ class ConvolutionNeuralNetwork:
         return CrossEntropyLoss.softmax(np.concatenate(logits))
 
     def save(self, path: str) -> None:
-        """Write the parameters, k0, b0, k3 and so on, but not those of layers inside a layer."""
+        """Write the parameters, k0 b0 k3 b3 w7 b7, as .npz; it sees no layers inside a layer."""
         path = Path(path)
         with TemporaryDirectory(prefix=path.name, dir=path.parent) as folder:
             np.savez(f"{folder}/network.npz", **self._parameters())
-            Path(folder, "network.npz").replace(path)  # only now an older file goes
+            Path(folder, "network.npz").replace(path)  # an older file stays until now
 
     def load(self, path: str) -> None:
-        """Take the parameters of a file that save wrote; other shapes or NaN are a ValueError."""
+        """Take the parameters of a file that save wrote; a different file or NaN is a ValueError."""
         with open(path, "rb") as file:
             try:
                 arrays = dict(np.load(file))
@@ -418,7 +418,7 @@ class ConvolutionNeuralNetwork:
     def _batches(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> list[tuple]:
         """Return the images and labels of each batch; the last one may be smaller."""
         if not 0 < len(x) == len(y) or batch_size < 1:
-            raise ValueError(f"{len(x)} images, {len(y)} labels (expected as many), {batch_size=}")
+            raise ValueError(f"{len(x)} images, {len(y)} labels, {batch_size=}: unequal or below 1")
         starts = range(0, len(x), batch_size)
         return [(x[start:start + batch_size], y[start:start + batch_size]) for start in starts]
 
@@ -496,5 +496,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
-        sys.stdout = None  # else Python's last flush would complain about a closed pipe again
+        sys.stdout = None  # after | head has closed it, Python's last flush would fail
         sys.exit(f"cnn_numpy.py: error: {error}")
