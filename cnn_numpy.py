@@ -392,7 +392,7 @@ class ConvolutionNeuralNetwork:
             Path(folder, "network.npz").replace(path)  # an older file stays until now
 
     def load(self, path: str) -> None:
-        """Take the parameters of a file that save wrote; a different file or NaN is a ValueError."""
+        """Take the parameters of a file that save wrote; another file or NaN is a ValueError."""
         with open(path, "rb") as file:
             try:
                 arrays = dict(np.load(file))
