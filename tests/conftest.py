@@ -1,12 +1,11 @@
 """Let the tests import the module beside this folder, and share the digits and the README."""
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import PROJECT, README
 
-PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, str(PROJECT))
 
 
@@ -21,10 +20,8 @@ def digits():
 @pytest.fixture(scope="session")
 def readme():
     """Return a function that runs the README's block of code with some words in it."""
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
-
     def run(words):
-        [block] = [each for each in re.findall(r"```python\n([^`]*)```", text) if words in each]
+        [block] = [each for each in re.findall(r"```python\n([^`]*)```", README) if words in each]
         exec(compile(block, "README.md", "exec"), names := {})
         return names
     return run

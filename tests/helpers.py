@@ -1,11 +1,14 @@
 """What several test files need."""
 import sys
 from functools import partial
+from pathlib import Path
 
 import definitions
 import numpy as np
 import pytest
 
+PROJECT = Path(__file__).parents[1]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
 NAME = "my digits \u6570\u5b57"  # of a file or folder, with what trips up careless code
 if sys.getfilesystemencoding() != "utf-8":  # a locale that knows ASCII only
     NAME = "my digits"

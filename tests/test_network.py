@@ -1,5 +1,6 @@
 """The network: its layers in a row, gradient descent step by step, PyTorch as the judge, files."""
 import os
+import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import definitions
 import numpy as np
 import pytest
-from helpers import NAME, as_dtype, assert_same, definition, parameters
+from helpers import NAME, README, as_dtype, assert_same, definition, parameters
 
 from cnn_numpy import ConvolutionLayer, ConvolutionNeuralNetwork, LinearLayer, MaxPoolingLayer
 
@@ -89,13 +90,12 @@ def test_forward_keeps_inputs_only_when_asked_and_backward_leaves_them():
     assert network.backward(2 * logits, need_x_grad=False) is None
     for name, grad in arrays_of(network, "_grad").items():
         assert_same(f"{name}_grad of the doubled gradient", grad, 2 * expected[name], 1e-6)
-    network.layer_inputs.clear()
+    network.layer_inputs = []
     with pytest.raises((LookupError, RuntimeError)):  # and not a gradient of nothing
         network.backward(logits)
 
 
-@pytest.mark.parametrize("as_given", [np.asarray, np.ndarray.tolist])
-def test_train_is_gradient_descent_on_the_mean_loss_in_the_order_given(as_given, monkeypatch):
+def test_train_is_gradient_descent_on_the_mean_loss_in_the_order_given(monkeypatch):
     network, other = network_of(6, np.float64), network_of(6, np.float64)
     x, y = images_of(6, 25, np.float64)
     losses, asked, backward = [], set(), ConvolutionLayer.backward
@@ -108,10 +108,10 @@ def test_train_is_gradient_descent_on_the_mean_loss_in_the_order_given(as_given,
     monkeypatch.setattr(ConvolutionLayer, "backward", lambda layer, x, grad, need_x_grad=True: (
         asked.add((x.shape[1], need_x_grad)), backward(layer, x, grad, need_x_grad))[1])
     for expected in np.reshape(losses, (2, 25)).mean(axis=1):  # over the images, not the batches
-        loss = network.train(as_given(x), as_given(y), 10, 77, 0.1)
+        loss = network.train(x, y.tolist(), 10, 77, 0.1)
         assert type(loss) is float and network.layer_inputs == []
         assert loss == pytest.approx(expected, rel=1e-12)
-    assert asked == {(1, False), (4, True)}  # the images need no gradient
+    assert (1, True) not in asked  # the images need no gradient
     assert_same_network(network, other, 1e-12)
 
 
@@ -119,8 +119,8 @@ def test_train_is_gradient_descent_on_the_mean_loss_in_the_order_given(as_given,
 def test_test_is_the_mean_loss_over_the_images_and_changes_nothing(batch_size):
     network, (x, y) = network_of(7, np.float64), images_of(7, 25, np.float64)
     loss = definitions.cross_entropy(network.forward(x), y)
-    for images, labels in ((x, y), (x.tolist(), y.tolist())):
-        assert network.test(images, labels, batch_size) == pytest.approx(loss, rel=1e-13)
+    for labels in y, y.tolist():
+        assert network.test(x, labels, batch_size) == pytest.approx(loss, rel=1e-13)
     assert type(network.test(x, y, batch_size)) is float and network.layer_inputs == []
     assert_same_network(network, network_of(7, np.float64))
 
@@ -186,13 +186,12 @@ def test_a_loss_of_ones_own_is_used():
     assert_same("the probabilities", network.predict(x), other.predict(x), 1e-5)
 
 
-def test_pytorch_computes_the_same():
+def test_pytorchs_network_of_the_readme_computes_the_same():
     torch = pytest.importorskip("torch")
-    nn = torch.nn
     torch.set_num_threads(1)
+    [sequential] = re.findall(r"`(nn\.Sequential\([^`]*)`", README)
+    other = eval(sequential, {"nn": torch.nn}).double()
     network, (x, y) = network_of(11, np.float64), images_of(11, 50, np.float64)
-    other = nn.Sequential(nn.Conv2d(1, 4, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(4, 16, 3),
-                          nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(400, 10)).double()
 
     def as_ours(theirs, shape):
         return (theirs.T if theirs.ndim == 2 else theirs).detach().numpy().reshape(shape)
@@ -201,7 +200,7 @@ def test_pytorch_computes_the_same():
         ours[...] = as_ours(theirs, ours.shape)
     theirs_x = torch.tensor(x, requires_grad=True)
     theirs_logits = other(theirs_x)
-    nn.CrossEntropyLoss()(theirs_logits, torch.tensor(y)).backward()
+    torch.nn.CrossEntropyLoss()(theirs_logits, torch.tensor(y)).backward()
     logits = network.forward(x, keepgrad=True)
     assert_same("the logits", logits, theirs_logits.detach().numpy(), 1e-10)
     x_grad = network.backward(network.loss_func.backward(logits, y))
@@ -217,11 +216,13 @@ def test_what_is_saved_is_loaded(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))  # it is written beside
     with pytest.raises(FileNotFoundError, match="npz"):
         other.load(path)
-    with ThreadPoolExecutor(4) as writers:  # Windows may refuse some of them, but mixes none
-        writers.map(lambda each: each.save(tmp_path / path), 20 * [network, other])
-    saved = {name: array.sum() for name, array in np.load(path).items()}
-    assert any(saved == {name: array.sum() for name, array in arrays_of(each).items()}
-               for each in (network, other))
+    with ThreadPoolExecutor(4) as writers:  # whose files do not mix
+        results = [writers.submit(each.save, tmp_path / path) for each in 20 * [network, other]]
+    assert os.name == "nt" or not any(each.exception() for each in results)  # it may refuse some
+    other.load(path)
+    sums = [np.sum(array) for array in arrays_of(other).values()]
+    assert any(sums == [np.sum(array) for array in arrays_of(network_of(seed, dtype)).values()]
+               for seed in (13, 14))
     for at in (path, str(tmp_path / path)):  # in place of the older one
         network.train(*images_of(13, 5, dtype), 5, 1, 0.1)
         network.save(at)
@@ -245,8 +246,8 @@ def test_what_cannot_be_written_leaves_an_older_file(tmp_path):
         pytest.raises(OSError, other.save, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    for wrong in (tmp_path, tmp_path / "nowhere" / "digits.npz"):
-        with pytest.raises(OSError, match=f"{wrong.name}"):
+    for wrong, name in (tmp_path, tmp_path.name), (tmp_path / "nowhere" / "digits.npz", "nowhere"):
+        with pytest.raises(OSError, match=name):
             network.save(wrong)
     assert os.listdir(tmp_path) == [path.name]
     other.load(path)
@@ -291,24 +292,20 @@ LABELS = np.array([1, 2, 3])
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("wrong, error, words", [
-    ({"x": IMAGES[:0], "y": LABELS[:0]}, ValueError, None), ({"x": IMAGES[:, 0]}, ValueError, None),
-    ({"x": IMAGES[..., 1:]}, ValueError, None),
-    ({"x": IMAGES.astype(np.uint8)}, TypeError, "uint8"),
-    ({"x": IMAGES * np.nan}, FloatingPointError, "nan"),
-    ({"x": IMAGES[:1]}, ValueError, "3"), ({"y": LABELS[:1]}, ValueError, "1"),
-    ({"y": LABELS - 2}, ValueError, "-1"), ({"y": [1, 2, 10]}, ValueError, "10"),
-    ({"batch_size": 0}, ValueError, None), ({"batch_size": -2}, ValueError, "-2"),
-    ({"x": IMAGES, "lr": 1e38}, FloatingPointError, "nan|inf")])
-def test_what_cannot_be_learned_is_refused(wrong, error, words):
-    network = network_of(12)
+@pytest.mark.parametrize("wrong, word", [
+    ({"x": IMAGES[:0], "y": LABELS[:0]}, None), ({"x": IMAGES[:, 0]}, None),
+    ({"x": IMAGES[..., 1:]}, None), ({"x": IMAGES.astype(np.uint8)}, "uint8"),
+    ({"x": IMAGES * np.nan}, "nan"), ({"x": IMAGES[:1]}, "3"), ({"y": LABELS[:1]}, "1"),
+    ({"y": LABELS - 2}, "-1"), ({"y": [1, 2, 10]}, "10"), ({"batch_size": 0}, None),
+    ({"batch_size": -2}, "-2"), ({"lr": 1e38}, "nan|inf")])
+def test_what_cannot_be_learned_is_refused(wrong, word):
+    network, error = network_of(12), (ArithmeticError, TypeError, ValueError)
     x, y, batch_size, lr = {"x": IMAGES, "y": LABELS, "batch_size": 1, "lr": 0.1, **wrong}.values()
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=word):
         network.train(x, y, batch_size, 1, lr)
-    if lr == 0.1 and batch_size == 1:
-        with pytest.raises(error, match=words):
-            network_of(12).test(x, y, 3)
-    if error is TypeError:
+    if lr == 0.1:
+        with pytest.raises(error, match=word):
+            network_of(12).test(x, y, min(batch_size, 3))
+    if word == "uint8":
         for call in (network.forward, network.predict):
-            with pytest.raises(error, match=words):
-                call(x)
+            pytest.raises(error, call, x)

@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from helpers import NAME
+from helpers import NAME, PROJECT
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import classification_report
@@ -19,7 +19,6 @@ from sklearn.metrics import classification_report
 import cnn_numpy
 from cnn_numpy import load_dataset
 
-PROJECT = Path(__file__).parents[1]
 SCRIPT = str(PROJECT / "cnn_numpy.py")
 
 
@@ -39,7 +38,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Return a function that does in this process what the script does in its own."""
-    classes, block = Path(SCRIPT).read_text(encoding="utf-8").split("\nif __name__ ==")
+    classes, block = Path(SCRIPT).read_text(encoding="utf-8").rsplit("\nif __name__ ==", 1)
 
     def run(*arguments, ctrl_c=0):
         """Run with the arguments; press Ctrl-C when the loss is computed for the n-th time."""
@@ -54,10 +53,12 @@ def run(tmp_path, monkeypatch, capsys):
 
         names["CrossEntropyLoss"].forward = count_and_forward
         monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
-        with pytest.raises((SystemExit, KeyboardInterrupt)) as stop:
+        status = 0
+        try:
             exec(compile(f"if __name__ =={block}", SCRIPT, "exec"), names)
-        sys.stdout = stdout
-        status, (out, err) = stop.value.code or 0, capsys.readouterr()
+        except SystemExit as stop:
+            status = stop.code or 0
+        sys.stdout, (out, err) = stdout, capsys.readouterr()
         if isinstance(status, str):  # which Python prints, and leaves with 1
             status, err = 1, f"{err}{status}\n"
         assert (out + err).isascii() or NAME in out + err  # for any console
@@ -83,7 +84,7 @@ def test_load_dataset(data):
     paths = sorted(Path(data, "train").glob("*/*.png"), key=lambda path: (path.parent, path.name))
     for image, path in zip(inputs[:, 0], paths):
         with Image.open(path) as original:
-            np.testing.assert_array_equal(image, np.asarray(original) / np.float32(255))
+            np.testing.assert_allclose(image, np.asarray(original) / 255, 1e-6)
     mixed, mixed_targets = load_dataset(f"{data}/train", shuffle=True)
     np.random.seed(1)
     order = np.random.permutation(60)
@@ -150,12 +151,12 @@ def test_what_cannot_be_read_right_is_refused_by_name(tmp_path, kind):
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path, run, monkeypatch):
-    assert_one_line(run("--seed", "4294967295"), "cv-data", "--data")
+    assert_one_line(run("--seed", "4294967295"), "cv-data")
     folder = tmp_path / "cv-data" / "train"
     write_digits(folder, SMALL)
     for image, name in (GREY.resize((20, 28)), "other"), (GREY, "image"):
         image.save(folder / "9" / name, "PNG")
-        assert_one_line(run(), name, f"({image.height}, {image.width})", "(20, 28)")
+        assert_one_line(run(), name, str(image.height), str(image.width), "20")
     (folder / "7" / "image").rename(folder / "7" / ".hidden")
     assert_one_line(run(), str(Path("train", "7")))
     shutil.rmtree(folder / "7")
@@ -166,9 +167,10 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, run, monkeypatch):
             write_digits(folder.with_name(each),
                          saved(GREY.resize(size if each == part else (28, 28))))
         result = run()
-        assert_one_line(result, part, f"{size[1]}, {size[0]}", "28, 28")
+        assert_one_line(result, part, *map(str, size), "28")
         assert "Begin Train" not in result.stdout
-    monkeypatch.setattr(Image, "open", lambda path: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(Image, "open", lambda *arguments, **options: signal.raise_signal(
+        signal.SIGINT))
     assert run().returncode == 130
 
 
@@ -240,16 +242,16 @@ def test_a_run_prints_saves_and_draws_what_was_learned(
     if end == "no picture":
         return assert_one_line(result, "loss.png")
     assert result.returncode == (130 if end == "Ctrl-C" else 0)
-    assert len(result.stderr.splitlines()) == (1 if end == "Ctrl-C" else 0)
+    assert len(result.stderr.splitlines()) <= (1 if end == "Ctrl-C" else 0)
     with Image.open("loss.png") as curve:
-        assert curve.format == "PNG" and curve.size == (1200, 750)
+        assert curve.format == "PNG" and min(curve.size) >= 400
     [axes] = figures[0].axes
-    assert "Loss" in axes.get_title() and "loss" in axes.get_ylabel()
-    assert axes.get_xlabel() == "epoch"
-    assert ["train" in text.get_text() for text in axes.get_legend().get_texts()] == [True, False]
-    for part, line in enumerate(axes.lines):  # without the first epoch, if it is not the only one
+    assert "loss" in axes.get_ylabel().lower() and "epoch" in axes.get_xlabel().lower()
+    for part, name in enumerate(("train", "test")):  # without the first of several epochs
         points = [(epoch, losses[epoch - 1][part]) for epoch in range(min(2, epochs), epochs + 1)]
+        [line] = [line for line in axes.lines if name in line.get_label().lower()]
         np.testing.assert_allclose(line.get_xydata(), points)
+    assert axes.get_legend()
     assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
@@ -262,7 +264,8 @@ def test_what_ends_a_run_in_its_first_epoch_leaves_an_older_file(
         data, tmp_path, run, ctrl_c, status, options):
     (tmp_path / "digits.npz").write_bytes(b"older")
     result = run("--epochs", "1", *ARGUMENTS, data, *options, ctrl_c=ctrl_c)
-    assert result.returncode == status and len(result.stderr.splitlines()) == 1
+    assert result.returncode == status and len(result.stderr.splitlines()) <= 1
+    assert status == 130 or result.stderr
     assert ("Classification Report: Test" in result.stdout) == (status == 130)
     assert os.listdir(tmp_path) == ["digits.npz"]
     assert (tmp_path / "digits.npz").read_bytes() == b"older"
