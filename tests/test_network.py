@@ -166,13 +166,14 @@ def test_a_network_of_other_layers_takes_other_images_and_predicts_few_at_a_time
     losses = [network.train(x, [3] * 230, 100, 1, 0.01) for _ in range(3)]
     assert losses[0] > losses[1] > losses[2] and network.layers[0]._grad_scale != 1
     network.save(tmp_path / "colours.npz")
+    assert other.predict(x).shape == (230, 4)
     other.load(tmp_path / "colours.npz")
     assert other.layers[0].steps == 9  # an array of integers is saved, too
     expected = network.loss_func.softmax(network.forward(x))
     assert_same("the probabilities", other.predict(x), expected)
     assert_same("the probabilities of one image", other.predict(x[:1]), expected[:1])
     batches = other.layers[0].batches
-    assert sum(batches) == 231 and max(batches) <= 100
+    assert sum(batches) == 461 and max(batches) <= 100
 
 
 def test_a_loss_of_ones_own_is_used():
