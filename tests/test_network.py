@@ -95,34 +95,30 @@ def test_forward_keeps_inputs_only_when_asked_and_backward_leaves_them():
         network.backward(logits)
 
 
-def test_train_is_gradient_descent_on_the_mean_loss_in_the_order_given(monkeypatch):
+def test_train_is_gradient_descent_in_the_order_given_and_test_changes_nothing(monkeypatch):
     network, other = network_of(6, np.float64), network_of(6, np.float64)
     x, y = images_of(6, 25, np.float64)
-    losses, asked, backward = [], set(), ConvolutionLayer.backward
-    for batch in 2 * [slice(0, 10), slice(10, 20), slice(20, 25)]:
-        logits = other.forward(x[batch], keepgrad=True)
-        losses += [definitions.cross_entropy(logits, y[batch])] * len(logits)
-        other.backward(definitions.cross_entropy_backward(logits, y[batch])["x"])
-        for array, grad in zip(arrays_of(other).values(), arrays_of(other, "_grad").values()):
-            array -= 0.1 * grad
+    asked, backward = set(), ConvolutionLayer.backward
     monkeypatch.setattr(ConvolutionLayer, "backward", lambda layer, x, grad, need_x_grad=True: (
         asked.add((x.shape[1], need_x_grad)), backward(layer, x, grad, need_x_grad))[1])
-    for expected in np.reshape(losses, (2, 25)).mean(axis=1):  # over the images, not the batches
-        loss = network.train(x, y.tolist(), 10, 77, 0.1)
-        assert type(loss) is float and network.layer_inputs == []
-        assert loss == pytest.approx(expected, rel=1e-12)
+    for _ in range(2):
+        expected = 0
+        for batch in slice(0, 10), slice(10, 20), slice(20, 25):
+            logits = other.forward(x[batch], keepgrad=True)
+            expected += definitions.cross_entropy(logits, y[batch]) * len(logits) / 25
+            grad = definitions.cross_entropy_backward(logits, y[batch])["x"]
+            other.backward(grad, need_x_grad=False)
+            for array, grad in zip(arrays_of(other).values(), arrays_of(other, "_grad").values()):
+                array -= 0.1 * grad
+        losses = [network.train(x, y.tolist(), 10, 77, 0.1)]  # of all images, not of the batches
+        assert network.layer_inputs == [] and losses[0] == pytest.approx(expected, rel=1e-12)
+        losses += [network.test(x, labels, 10) for labels in (y, y.tolist())]
+        losses += [network.test(x, y, 10**30)]
+        expected = definitions.cross_entropy(other.forward(x), y)
+        assert losses[1:] == pytest.approx(3 * [expected], rel=1e-12)
+        assert {type(loss) for loss in losses} == {float} and network.layer_inputs == []
+        assert_same_network(network, other, 1e-12)
     assert (1, True) not in asked  # the images need no gradient
-    assert_same_network(network, other, 1e-12)
-
-
-@pytest.mark.parametrize("batch_size", [10, 10**30])
-def test_test_is_the_mean_loss_over_the_images_and_changes_nothing(batch_size):
-    network, (x, y) = network_of(7, np.float64), images_of(7, 25, np.float64)
-    loss = definitions.cross_entropy(network.forward(x), y)
-    for labels in y, y.tolist():
-        assert network.test(x, labels, batch_size) == pytest.approx(loss, rel=1e-13)
-    assert type(network.test(x, y, batch_size)) is float and network.layer_inputs == []
-    assert_same_network(network, network_of(7, np.float64))
 
 
 @pytest.mark.parametrize("seed", range(5))
