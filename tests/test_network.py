@@ -142,11 +142,11 @@ class Scale:
         return x * self._grad_scale
 
     def backward(self, x, last_x_grad):
-        self._grad_scale_grad = np.sum(x * last_x_grad, keepdims=True)
+        self._grad_scale_grad = np.array([np.sum(x * last_x_grad)])
         return last_x_grad * self._grad_scale
 
     def update(self, lr):
-        self._grad_scale -= lr * self._grad_scale_grad.ravel()
+        self._grad_scale -= lr * self._grad_scale_grad
         self.steps += 1
 
 
