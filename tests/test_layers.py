@@ -102,6 +102,12 @@ def test_a_tie_goes_to_the_first_in_row_order_and_a_zero_has_no_slope():
         assert_as_defined(layer, x, rng.standard_normal(layer.forward(x).shape), 0)
 
 
+def test_the_base_classes_only_promise():
+    pytest.raises(NotImplementedError, NetworkLayer().forward, 0)
+    pytest.raises(NotImplementedError, NetworkLayer().backward, 0, 0)
+    pytest.raises(NotImplementedError, ParamLayer().update, 0)
+
+
 @pytest.mark.parametrize("kind, arguments, n, shapes", [
     ("LinearLayer", (400, 50), 400, {"w": (400, 50), "b": (1, 50)}),
     ("ConvolutionLayer", (4, 500, 3, 5), 60, {"k": (500, 4, 3, 5), "b": (1, 500, 1, 1)})])
