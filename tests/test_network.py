@@ -46,8 +46,9 @@ def assert_same_network(actual, expected, error=0):
 
 def test_logits_and_gradients_are_those_of_the_definitions():
     network, (x, y) = network_of(2, np.float64), images_of(2, 2, np.float64)
-    value, steps, found = x, [], []
+    value, values, steps, found = x, [], [], []
     for layer in network.layers:
+        values.append(value)
         found.append((type(layer).__name__[:-5], value.shape[1:]))
         value, backward = definition(layer, value)
         steps.append(backward)
@@ -65,6 +66,7 @@ def test_logits_and_gradients_are_those_of_the_definitions():
     x_grad = network.backward(network.loss_func.backward(logits, y))
     grads = definitions.cross_entropy_backward(value, y)
     for number, layer in reversed(list(enumerate(network.layers))):
+        assert_same(f"layer_inputs[{number}]", network.layer_inputs[number], values[number])
         grads = steps[number](grads["x"])
         for name in parameters(layer):
             assert_same(f"{name}{number}_grad", getattr(layer, f"{name}_grad"), grads[name])
@@ -135,14 +137,14 @@ class Scale:
     """A reader's own layer, of no base class, whose parameter has a name of its own."""
 
     def __init__(self):
-        self._grad_scale, self.steps, self.batches = np.ones(1), np.zeros(1, int), []
+        self._grad_scale, self.steps, self.batches = np.array(1.0), np.array(0), []
 
     def forward(self, x):
         self.batches.append(len(x))
         return x * self._grad_scale
 
     def backward(self, x, last_x_grad):
-        self._grad_scale_grad = np.array([np.sum(x * last_x_grad)])
+        self._grad_scale_grad = np.array(np.sum(x * last_x_grad))
         return last_x_grad * self._grad_scale
 
     def update(self, lr):
@@ -153,14 +155,17 @@ class Scale:
 def test_a_network_of_other_layers_takes_other_images_and_predicts_few_at_a_time(tmp_path):
     def network_for_colours():
         network = network_of(9)
-        network.layers[:2] = Scale(), ConvolutionLayer(3, 2, 5, 5), MaxPoolingLayer(4, 2)
-        network.layers[4:] = network.layers[7], LinearLayer(2 * 7 * 14, 4)
+        relu, flatten = network.layers[5:7]
+        network.layers = [Scale(), ConvolutionLayer(3, 2, 5, 5), MaxPoolingLayer(4, 2), *8 * [relu],
+                          flatten, LinearLayer(2 * 7 * 14, 4), LinearLayer(4, 4)]
         return network
 
     x = np.random.default_rng(9).random((230, 3, 32, 32))
     network, other = network_for_colours(), network_for_colours()
     losses = [network.train(x, [3] * 230, 100, 1, 0.01) for _ in range(3)]
     assert losses[0] > losses[1] > losses[2] and network.layers[0]._grad_scale != 1
+    for name, array in arrays_of(other).items():
+        assert not np.array_equal(array, arrays_of(network)[name])  # it has learned
     network.save(tmp_path / "colours.npz")
     assert other.predict(x).shape == (230, 4)
     other.load(tmp_path / "colours.npz")

@@ -12,8 +12,9 @@ import matplotlib
 import numpy as np
 import pytest
 from helpers import NAME, PROJECT
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageColor
 from sklearn.metrics import classification_report
 
 import cnn_numpy
@@ -245,13 +246,16 @@ def test_a_run_prints_saves_and_draws_what_was_learned(
     assert len(result.stderr.splitlines()) <= (1 if end == "Ctrl-C" else 0)
     with Image.open("loss.png") as curve:
         assert curve.format == "PNG" and min(curve.size) >= 400
+        pixels = {pixel for _, pixel in curve.convert("RGB").getcolors(10**6)}
     [axes] = figures[0].axes
     assert "loss" in axes.get_ylabel().lower() and axes.get_xlabel().lower() == "epoch"
     for part, name in enumerate(("train", "test")):  # without the first of several epochs
         points = [(epoch, losses[epoch - 1][part]) for epoch in range(min(2, epochs), epochs + 1)]
         [line] = [line for line in axes.lines if name in line.get_label().lower()]
         np.testing.assert_allclose(line.get_xydata(), points)
-    assert axes.get_legend()
+        assert ImageColor.getrgb(to_hex(line.get_color())) in pixels
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [line.get_label() for line in axes.lines]
     assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
