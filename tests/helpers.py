@@ -58,22 +58,22 @@ def assert_same(what, actual, expected, error=1e-12):
     """Fail with one line that says what is wrong, and how far, relative to the whole array."""
     if actual.shape != expected.shape:
         pytest.fail(f"{what} has shape {actual.shape}, expected {expected.shape}", pytrace=False)
-    size = np.linalg.norm(expected)
-    off = np.linalg.norm(actual - expected)
-    if not off <= error * size:
-        factor = np.vdot(expected, actual) / max(size, 1e-300) ** 2
+    size = max(np.linalg.norm(expected), 1e-99)
+    off = np.linalg.norm(actual - expected) / size
+    if not off <= error:
+        factor = np.vdot(expected, actual) / size**2
         is_multiple = np.linalg.norm(actual - factor * expected) <= 1e-6 * size
         hint = f": it is {factor:.4g} times what it should be" if is_multiple else ""
-        pytest.fail(f"{what} is off by {off / max(size, 1e-300):.2g} of its size{hint}",
-                    pytrace=False)
+        pytest.fail(f"{what} is off by {off:.2g} of its size{hint}", pytrace=False)
 
 
 def results(layer, x, y_grad):
     """Return y and all gradients that the layer gives, by their names."""
     y, _ = layer.forward(x), layer.forward(x - 1)  # which backward must not go by
-    layer.backward(x, 3 * y_grad)  # whose gradients are overwritten
+    tripled = layer.backward(x, 3 * y_grad)  # whose gradients of parameters are overwritten
     x_grad = layer.backward(x, y_grad)
-    return {"y": y, "x": x_grad, **{name: getattr(layer, f"{name}_grad")
+    assert_same("dL/dX of three times dL/dY", tripled, 3 * x_grad, 1e-6)
+    return {"y": y, "x": x_grad, **{name: getattr(layer, f"{name}_grad").copy()
                                     for name in parameters(layer)}}
 
 
