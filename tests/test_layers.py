@@ -131,6 +131,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_definition_and_of_slopes():
     for labels in (y, y.astype(np.uint8), y.tolist()):
         loss, x_grad = loss_func.forward(x, labels), loss_func.backward(x, labels)
         assert loss == pytest.approx(definitions.cross_entropy(x, y), 1e-12)
+        assert not np.shares_memory(x_grad, loss_func.backward(x, labels))
         assert_same("what backward returns, dL/dx,", x_grad, expected)
         assert_same("dL/dx beside the slopes", x_grad.ravel(), slopes, 1e-6)
     assert_same("softmax", loss_func.softmax(x), definitions.softmax(x))

@@ -77,6 +77,7 @@ def test_forward_keeps_inputs_only_when_asked_and_backward_leaves_them():
     network, (x, y) = network_of(4), images_of(4, 5)
     logits = network.forward(x)
     assert network.layer_inputs == [] and network.predict(x).dtype == np.float32
+    assert not np.shares_memory(network.predict(x), network.predict(x))
     np.testing.assert_array_equal(network.forward(x, keepgrad=True), logits)
     first = network.layer_inputs
     network.forward(x, keepgrad=True)  # instead of the first

@@ -130,6 +130,7 @@ def write_digits(folder, content):
 def test_images_of_any_kind_become_grey(tmp_path, kind):
     content, row = IMAGES[kind]
     write_digits(tmp_path, content)
+    (tmp_path / "1 more").mkdir()
     for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
         (tmp_path / "7" / name).write_bytes(b"no image")
     if sys.platform != "win32":
@@ -252,6 +253,7 @@ def test_a_run_prints_saves_and_draws_what_was_learned(
         points = [(epoch, losses[epoch - 1][part]) for epoch in range(min(2, epochs), epochs + 1)]
         [line] = [line for line in axes.lines if name in line.get_label().lower()]
         np.testing.assert_allclose(line.get_xydata(), points)
+        assert all(axes.viewLim.contains(*point) for point in points)
         assert ImageColor.getrgb(to_hex(line.get_color())) in pixels
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == [line.get_label() for line in axes.lines]
