@@ -106,7 +106,7 @@ class MaxPoolingLayer(NetworkLayer):
         undecided = np.ones_like(y, bool)  # windows whose largest element has not come yet
         for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
             won = undecided & (element == y)
-            undecided &= ~won
+            undecided ^= won  # XOR: where won is True, the window is decided
             np.multiply(last_x_grad, won, out=element_grad)  # element_grad is a view into x_grad
         return x_grad
 
