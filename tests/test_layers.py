@@ -123,10 +123,10 @@ def test_first_parameters_fill_their_range_and_follow_the_seed(kind, arguments, 
 
 
 def test_the_loss_and_its_gradient_are_those_of_the_definition_and_of_slopes():
-    x, y = np.random.default_rng(8).standard_normal((6, 4)) * 3, np.array([0, 3, 1, 1, 2, 0])
+    x, y = np.random.default_rng(8).standard_normal((6, 12)) * 3, np.array([0, 11, 1, 1, 2, 0])
     x.flags.writeable = y.flags.writeable = False
     loss_func, expected = CrossEntropyLoss(), definitions.cross_entropy_backward(x, y)["x"]
-    slopes = approx_fprime(x.ravel(), lambda flat: loss_func.forward(flat.reshape(6, 4), y))
+    slopes = approx_fprime(x.ravel(), lambda flat: loss_func.forward(flat.reshape(6, 12), y))
     assert isinstance(loss_func, NetworkLayer) and type(loss_func.forward(x, y)) is float
     for labels in (y, y.astype(np.uint8), y.tolist()):
         loss, x_grad = loss_func.forward(x, labels), loss_func.backward(x, labels)

@@ -146,6 +146,7 @@ def test_links_lead_somewhere_and_names_exist():
     for link in links:
         assert link in headings or link.startswith("https://") or (PROJECT / link).is_file()
     rows = [row for row in README.splitlines() if row.startswith("|")]
+    assert all("(series, part " in kind.__doc__ for kind in CLASSES)
     named = dict.fromkeys(re.findall(r"`(\w+)(?:\.\w+)?`", "".join(rows)))
     assert list(named) == [name for name, value in vars(cnn_numpy).items() if name[0] != "_"
                            and getattr(value, "__module__", "") == "cnn_numpy"]  # in this order

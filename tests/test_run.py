@@ -33,7 +33,7 @@ def data(tmp_path_factory):
             paths = sorted((PROJECT / "cv-data" / part / digit).iterdir())[100 * count:0:-100]
             for name, path in zip((9, 14, 13, 12, 11, 10), paths):  # 10.png comes before 9.png
                 shutil.copyfile(path, folder / part / digit / f"{name}.png")
-    return str(folder)
+    return f"{folder}/../{folder.name}"
 
 
 @pytest.fixture
@@ -107,6 +107,8 @@ IMAGES = {  # what a file holds, and the grey of each of its rows
     "1 bit": (saved(GREY.point(lambda grey: grey > 51, "1")), [0, 0, 1, 1] * 7),
     "palette": (saved(GREY.convert("P"), transparency=255), [0, 0.2, 0.4, 0] * 7),
     "palette of its own": (saved(GREY.convert("RGB").quantize(4)), [0, 0.2, 0.4, 1] * 7),
+    "a clear colour": (saved(GREY.convert("RGB"), transparency=(255, 255, 255)),
+                       [0, 0.2, 0.4, 0] * 7),
     "four inks": (saved(GREY.convert("RGB").convert("CMYK"), "TIFF"), [0, 0.2, 0.4, 1] * 7),
     "colour": (saved(Image.fromarray(RED_AND_CLEAR)), [0.299, 0.4] * 14),
     "grey and opacity": (saved(Image.fromarray(RED_AND_CLEAR[..., 2:])), [0, 0.4] * 14),
@@ -155,6 +157,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, run, monkeypatch):
     assert_one_line(run("--seed", "4294967295"), "cv-data")
     folder = tmp_path / "cv-data" / "train"
     write_digits(folder, saved(GREY))
+    assert_one_line(run(), "test")
     for image, name in (GREY.resize((20, 28)), "other"), (GREY.resize((28, 28)), "image"):
         image.save(folder / "9" / name, "PNG")
         assert_one_line(run(), name, str(image.height), str(image.width), "20")
