@@ -11,10 +11,10 @@ from scipy.optimize import approx_fprime  # which scikit-learn brings
 import cnn_numpy
 from cnn_numpy import CrossEntropyLoss, MaxPoolingLayer, NetworkLayer, ParamLayer, ReLULayer
 
-WITHOUT = "NetworkLayer MaxPoolingLayer ReLULayer FlattenLayer"  # parameters
+FIXED = "NetworkLayer MaxPoolingLayer ReLULayer FlattenLayer"  # they have no parameters
 SIGNATURES = [  # of the articles; need_x_grad, save and load are added
-    (f"{WITHOUT} LinearLayer ConvolutionLayer", "forward(self, x: ndarray) -> ndarray"),
-    (f"{WITHOUT} LinearLayer", "backward(self, x: ndarray, last_x_grad: ndarray) -> ndarray"),
+    (f"{FIXED} LinearLayer ConvolutionLayer", "forward(self, x: ndarray) -> ndarray"),
+    (f"{FIXED} LinearLayer", "backward(self, x: ndarray, last_x_grad: ndarray) -> ndarray"),
     ("ConvolutionLayer",
      "backward(self, x: ndarray, last_x_grad: ndarray, need_x_grad: bool = True) -> ndarray"),
     ("ParamLayer LinearLayer ConvolutionLayer ConvolutionNeuralNetwork",

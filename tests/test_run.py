@@ -33,7 +33,7 @@ def data(tmp_path_factory):
             paths = sorted((PROJECT / "cv-data" / part / digit).iterdir())[100 * count:0:-100]
             for name, path in zip((9, 14, 13, 12, 11, 10), paths):  # 10.png comes before 9.png
                 shutil.copyfile(path, folder / part / digit / f"{name}.png")
-    return f"{folder}/../{folder.name}"
+    return f"{folder}/../{folder.name}"  # since a part that begins with "." hides no image
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def write_digits(folder, content):
 def test_images_of_any_kind_become_grey(tmp_path, kind):
     content, row = IMAGES[kind]
     write_digits(tmp_path, content)
-    (tmp_path / "1 more").mkdir()
+    (tmp_path / "1 more").mkdir()  # which is no digit
     for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
         (tmp_path / "7" / name).write_bytes(b"no image")
     if sys.platform != "win32":
