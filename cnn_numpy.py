@@ -10,8 +10,8 @@ It follows the series at ww-rm.github.io/posts/2023/10/ (13/cnn-numpy-1/, 14/cnn
 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2 output height and width, d1
 and d2 features in and out, L loss. (Its formulas write n, h_X and w_X for B, H and W.)
 
-An array of shape (B, C, H, W) can lie in memory in any order. Between the layers B is innermost:
-the B values of one pixel lie side by side, so that every layer reads and writes long runs.
+Whatever the shape says, between the layers B is innermost in memory: the B values of one pixel lie
+side by side, so that the layers read and write long runs.
 """
 import argparse
 import copy
@@ -29,8 +29,7 @@ def load_dataset(folder: str, shuffle: bool = False) -> tuple[np.ndarray, np.nda
     """Read a folder of images, one subfolder "0" to "9" for each digit (series, part 1).
 
     Returns inputs, float32 (B, 1, H, W) from 0 (black) to 1 (white), and targets, int32 (B,).
-    Without shuffle all zeros come first and all nines last: a network that is trained in this
-    order only learns to say 9.
+    Without shuffle they are in the order of the digits, in which a network learns only the last.
     """
     images, targets = [], []
     for digit in range(10):
@@ -44,8 +43,7 @@ def load_dataset(folder: str, shuffle: bool = False) -> tuple[np.ndarray, np.nda
                 raise ValueError(f"{path} has {images[-1].shape} pixels, not {images[0].shape}")
         if digit not in targets:
             raise FileNotFoundError(f"{subfolder} is empty, expected at least one image")
-    inputs = np.stack(images)[:, np.newaxis]  # (B, 1, H, W)
-    inputs = inputs.astype(np.float32) / 255  # float32 takes half the time of float64
+    inputs = np.stack(images)[:, np.newaxis].astype(np.float32) / 255  # (B, 1, H, W)
     targets = np.array(targets, np.int32)
     if shuffle:
         order = np.random.permutation(len(targets))  # one for both: each image keeps its target
@@ -148,8 +146,8 @@ class FlattenLayer(NetworkLayer):
 class ParamLayer(NetworkLayer):
     """A layer with parameters p; backward also sets their gradients dL/dp (series, part 2).
 
-    Where an output is a sum of m products (m = d1 in a linear layer, c1*k1*k2 in a convolution),
-    parameters start uniform between -1/sqrt(m) and 1/sqrt(m). With the article's U(-1, 1) outputs
+    They are float32 and start uniform between -1/sqrt(m) and 1/sqrt(m), where an output is a sum of
+    m products: d1 in a linear layer, c1*k1*k2 in a convolution. With the article's U(-1, 1) outputs
     and steps are so large that, with most seeds, the ReLUs soon give only 0.
     """
 
@@ -196,7 +194,6 @@ class ConvolutionLayer(ParamLayer):
     For speed the code takes one output row at a time, because its patches fit into the processor's
     cache, and transposes: Y'^T = K' X'^T. So B is innermost, and long runs are copied. All images
     are unfolded along their width once; then X'^T of output row i is a slice along their height.
-
     tests/definitions.py has the plain loops, and the article's second form with its large K''.
     """
 
@@ -266,9 +263,8 @@ class ConvolutionLayer(ParamLayer):
 class CrossEntropyLoss(NetworkLayer):
     """Softmax and cross-entropy, L = -mean(log p[n, y[n]]), p = softmax(x) (series, part 2).
 
-    dL/dx = (p - q) / B, where q is 1 at the label and 0 elsewhere (in the article's last
-    formula the bracket has an n too many). The row's largest logit is subtracted first: p stays the
-    same, and exp cannot overflow.
+    dL/dx = (p - q) / B, where q is 1 at the label, else 0. (The article's last formula has an n too
+    many in its bracket.) Each row's largest logit is subtracted: p stays, and exp cannot overflow.
     """
 
     def forward(self, x: np.ndarray, y: np.ndarray) -> float:
@@ -311,9 +307,7 @@ class ConvolutionNeuralNetwork:
     """
 
     def __init__(self) -> None:
-        # Linux takes back the memory of each large array and clears it anew for the next, until a
-        # program has freed 30 MiB at once. Without this line, such a program is 1.7 times slower.
-        np.empty(30 * 2**20, np.uint8)
+        np.empty(30 * 2**20, np.uint8)  # once it is freed, Linux keeps memory for later arrays
         self.layers = [
             ConvolutionLayer(1, 4, 5, 5),  # (B, 4, 24, 24)
             MaxPoolingLayer(2, 2),  # (B, 4, 12, 12)
@@ -413,20 +407,15 @@ class ConvolutionNeuralNetwork:
         """Return the images and labels of each batch; the last one may be smaller."""
         if not len(x) == len(y) > 0:
             raise ValueError(f"found {len(x)} images and {len(y)} labels, expected one for each")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
         starts = range(0, len(x), batch_size)
         return [(x[start:start + batch_size], y[start:start + batch_size]) for start in starts]
 
 
 def _parse_arguments() -> argparse.Namespace:
     """Return the arguments of the run."""
-    data = Path("cv-data")
-    if not data.is_dir():
-        data = Path(sys.argv[0]).parent / "cv-data"  # the one beside this script
+    data = Path("cv-data") if Path("cv-data").is_dir() else Path(sys.argv[0]).parent / "cv-data"
     parser = argparse.ArgumentParser(
-        description="Train the network on handwritten digits, print how well it knows them, and "
-                    "draw its losses as loss.png.",
+        description="Train on images of digits, print reports and draw the losses in loss.png.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=200, help="passes over the training images")
     parser.add_argument("--batch-size", type=int, default=100, help="images for each step")
@@ -435,16 +424,14 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", default=data, help="folder that holds train and test")
     parser.add_argument("--save", metavar="FILE.npz", help="keep the network of the last epoch")
     args = parser.parse_args()
-    if args.epochs < 1:
-        parser.error(f"argument --epochs: found {args.epochs}, expected 1 or more")
-    if args.batch_size < 1:
-        parser.error(f"argument --batch-size: found {args.batch_size}, expected 1 or more")
+    if args.epochs < 1 or args.batch_size < 1:
+        parser.error(f"--epochs {args.epochs} --batch-size {args.batch_size}: expected 1 or more")
     if not 0 < args.lr < np.inf:
-        parser.error(f"argument --lr: found {args.lr}, expected a number above 0")
+        parser.error(f"--lr {args.lr}: expected a number above 0")
     if not 0 <= args.seed < 2**32:
-        parser.error(f"argument --seed: found {args.seed}, expected 0 to 2**32 - 1")
+        parser.error(f"--seed {args.seed}: expected 0 to 2**32 - 1")
     if args.save and not args.save.endswith(".npz"):
-        parser.error(f"argument --save: found {args.save}, expected a name that ends in .npz")
+        parser.error(f"--save {args.save}: expected a name that ends in .npz")
     return args
 
 
@@ -452,11 +439,9 @@ def _parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Train, report and draw (series, part 3)."""
     args = _parse_arguments()
-    for part in ("train", "test"):
-        if not Path(args.data, part).is_dir():
-            raise FileNotFoundError(f"--data {args.data} has no folder {part}")
-    if args.save and not Path(args.save).parent.is_dir():
-        raise FileNotFoundError(f"--save {args.save} is in no folder that exists")
+    for folder in (Path(args.data, "train"), Path(args.data, "test"), Path(args.save or "").parent):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {folder}")
 
     np.random.seed(args.seed)
     train_x, train_y = load_dataset(f"{args.data}/train", shuffle=True)
@@ -487,28 +472,21 @@ def main() -> None:
               f"{'as --save keeps it' if losses else 'which is not saved'}", file=sys.stderr)
     minutes = (time.perf_counter() - start_time) / 60
     print(f"=============== End Train: {minutes:.2f} min ===============")
-
     for part, x, y in [("Train", train_x, train_y), ("Test", test_x, test_y)]:
         answers = learned.predict(x).argmax(axis=1)
         print(f"=============== Classification Report: {part} ===============")
         print(classification_report(y, answers, digits=4, zero_division=0), flush=True)
     if losses:
-        _draw(losses)
+        first = 1 if len(losses) > 1 else 0  # the first epoch's losses would flatten the rest
+        axes = Figure(figsize=(8, 5), layout="constrained").subplots()  # pyplot would need a window
+        axes.plot(range(first + 1, len(losses) + 1), losses[first:], marker=".",
+                  label=["training images", "test images"])
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half epochs
+        axes.set(title="Loss over the epochs", xlabel="epoch", ylabel="mean cross-entropy loss")
+        axes.legend()
+        axes.figure.savefig("loss.png", dpi=150)
     if len(losses) < args.epochs:
         sys.exit(130)  # as the shell reports Ctrl-C
-
-
-def _draw(losses: list[tuple]) -> None:
-    """Draw the train and test losses of the epochs as loss.png."""
-    first = 1 if len(losses) > 1 else 0  # the first epoch's losses would flatten the rest
-    axes = Figure(figsize=(8, 5), layout="constrained").subplots()  # pyplot would need a window
-    axes.plot(range(first + 1, len(losses) + 1), losses[first:], marker=".",
-              label=["training images", "test images"])
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half epochs
-    axes.set(title="Loss over the epochs", xlabel="epoch", ylabel="mean cross-entropy loss")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    axes.figure.savefig("loss.png", dpi=150)
 
 
 if __name__ == "__main__":
