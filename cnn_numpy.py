@@ -106,8 +106,8 @@ class MaxPoolingLayer(NetworkLayer):
         undecided = np.ones_like(y, bool)  # windows whose largest element has not come yet
         for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
             won = undecided & (element == y)
-            element_grad[...] = last_x_grad * won  # element_grad is a view: this fills x_grad
-            undecided &= ~won
+            undecided ^= won  # XOR takes won out of undecided
+            np.multiply(last_x_grad, won, out=element_grad)  # a view of x_grad, which is filled so
         return x_grad
 
     def _window_elements(self, x: np.ndarray) -> list[np.ndarray]:
