@@ -8,10 +8,11 @@
 It follows the series at ww-rm.github.io/posts/2023/10/ (13/cnn-numpy-1/, 14/cnn-numpy-2/ and
 15/cnn-numpy-3/), with the symbols of its code: B batch, C channels, H and W height and width, c1
 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2 output height and width, d1
-and d2 features in and out, L loss. (Its formulas write n, h_X and w_X for B, H and W.)
+and d2 features in and out, L loss. (Its formulas write n, h_X and w_X for B, H and W.) As indices,
+n is an image, c a channel, i and j an output row and column, r and s a kernel row and column.
 
-Whatever the shape says, between the layers B is innermost in memory: the B values of one pixel lie
-side by side, so that the layers read and write long runs.
+In memory, B is the innermost axis of the arrays between the layers, whatever their shape says: the
+B values of one pixel lie side by side, so a layer reads and writes long runs.
 """
 import argparse
 import copy
@@ -29,12 +30,12 @@ def load_dataset(folder: str, shuffle: bool = False) -> tuple[np.ndarray, np.nda
     """Read a folder of images, one subfolder "0" to "9" for each digit (series, part 1).
 
     Returns inputs, float32 (B, 1, H, W) from 0 (black) to 1 (white), and targets, int32 (B,).
-    Without shuffle they are in the order of the digits, in which a network learns only the last.
+    Without shuffle they are in the order of the digits: so trained, a network knows only the last.
     """
     images, targets = [], []
     for digit in range(10):
         subfolder = Path(folder, str(digit))
-        for path in sorted(subfolder.iterdir()):  # the system's order is another on each machine
+        for path in sorted(subfolder.iterdir()):  # each system lists files in its own order
             if path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini"):
                 continue  # macOS and Windows leave these behind
             images.append(_read_image(path))
@@ -52,14 +53,14 @@ def load_dataset(folder: str, shuffle: bool = False) -> tuple[np.ndarray, np.nda
 
 
 def _read_image(path: Path) -> np.ndarray:
-    """Return the grey pixels of an image, uint8 (H, W); transparent pixels are black."""
+    """Return the grey pixels of an image, uint8 (H, W); transparent pixels become black."""
     try:
         with Image.open(path) as image:
             mode = image.mode
             image = image.convert("RGBA")
     except Exception as error:  # Pillow raises many kinds of errors
         raise ValueError(f"{path} is not a readable image: {error}") from error
-    if mode.startswith(("I", "F")):  # 16 or 32 bits, which convert clips and does not scale
+    if mode.startswith(("I", "F")):  # 16 or 32 bits: convert has clipped them, not scaled
         raise ValueError(f"{path} has more than 8 bits a channel, expected 8 or fewer")
     black = Image.new("RGBA", image.size, "black")
     image = Image.alpha_composite(black, image)  # the image over black
@@ -74,14 +75,14 @@ class NetworkLayer:
         raise NotImplementedError
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray:
-        """Return dL/dx, given the x that forward got and dL/dy, the next layer's dL/dx."""
+        """Return dL/dx, given forward's x and last_x_grad: dL/dy, as the next layer returned it."""
         raise NotImplementedError
 
 
 class MaxPoolingLayer(NetworkLayer):
     """The largest element of each k1 x k2 window; the windows do not overlap (series, part 1).
 
-    dL/dY goes to the largest element, the first in row order if several are equal; others get 0.
+    dL/dY goes to the largest element, or to the first in row order of several; the others get 0.
     """
 
     def __init__(self, k1: int, k2: int) -> None:
@@ -91,7 +92,7 @@ class MaxPoolingLayer(NetworkLayer):
         """Map x (B, C, H, W) to y (B, C, H/k1, W/k2)."""
         B, C, H, W = x.shape
         if H % self.k1 or W % self.k2:
-            raise ValueError(f"x has shape {x.shape}, which {self.k1} x {self.k2} does not divide")
+            raise ValueError(f"x has shape {x.shape}, expected multiples of {self.k1} x {self.k2}")
         y, *others = self._window_elements(x)
         for element in others:
             y = np.maximum(y, element)
@@ -106,8 +107,8 @@ class MaxPoolingLayer(NetworkLayer):
         undecided = np.ones_like(y, bool)  # windows whose largest element has not come yet
         for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
             won = undecided & (element == y)
-            undecided ^= won  # XOR takes won out of undecided
-            np.multiply(last_x_grad, won, out=element_grad)  # a view of x_grad, which is filled so
+            undecided ^= won  # won lies within undecided, so XOR takes it out
+            np.multiply(last_x_grad, won, out=element_grad)  # a view: this writes into x_grad
         return x_grad
 
     def _window_elements(self, x: np.ndarray) -> list[np.ndarray]:
@@ -176,7 +177,7 @@ class LinearLayer(ParamLayer):
         """Map x (B, d1) and dL/dZ (B, d2) to dL/dX (B, d1); set w_grad and b_grad."""
         self.b_grad = last_x_grad.sum(axis=0, keepdims=True)
         self.w_grad = x.T @ last_x_grad
-        return (self.w @ last_x_grad.T).T  # = dL/dZ W^T, but B is innermost: a quarter faster
+        return (self.w @ last_x_grad.T).T  # dL/dZ W^T with B innermost: training is a tenth faster
 
     def update(self, lr: float) -> None:
         self.w -= lr * self.w_grad
@@ -186,14 +187,14 @@ class LinearLayer(ParamLayer):
 class ConvolutionLayer(ParamLayer):
     """Convolution of stride 1 without padding, in the article's first form (series, part 2).
 
-    A row of X' is a patch: the c1*k1*k2 pixels under the kernel at one place. A row of K' is one
-    of the c2 kernels. Y' = X' K'^T is the linear layer with X' for X and K'^T for W, so dL/dK' =
-    dL/dY'^T X' (the article prints its transpose) and dL/dX' = dL/dY' K'. A pixel stands in
-    several patches, so its gradient is the sum of theirs.
+    A row of X' is a patch: the c1*k1*k2 pixels under the kernel at one place of one image. A row of
+    K' is one of the c2 kernels. Y' = X' K'^T is the linear layer with X' for X and K'^T for W, so
+    dL/dK' = (dL/dY')^T X' (the article prints its transpose) and dL/dX' = dL/dY' K'. A pixel is
+    copied into several patches, so its gradient is the sum of the gradients of its copies.
 
-    For speed the code takes one output row at a time, because its patches fit into the processor's
-    cache, and transposes: Y'^T = K' X'^T. So B is innermost, and long runs are copied. All images
-    are unfolded along their width once; then X'^T of output row i is a slice along their height.
+    For speed the code takes one output row at a time, whose patches fit into the processor's cache,
+    and the transpose, Y'^T = K' X'^T, whose rows are long runs in memory. The images are unfolded
+    along their width once for all rows; along the height, a row's patches are a slice of that.
     tests/definitions.py has the plain loops, and the article's second form with its large K''.
     """
 
@@ -205,24 +206,25 @@ class ConvolutionLayer(ParamLayer):
 
     def _unfold_x(self, x: np.ndarray):
         """Yield X'^T of each output row, (c1*k1*k2, o2*B)."""
-        (B, c1, H, W), (k1, k2) = x.shape, self.k.shape[2:]
+        B, c1, H, W = x.shape
+        k1, k2 = self.k.shape[2:]
         o1, o2 = H - k1 + 1, W - k2 + 1
-        x = np.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (c1, H, W, B)
+        x = np.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (c1, H, W, B), copied if necessary
         wide = np.empty((c1, H, k2, o2, B), x.dtype)
-        for s in range(k2):  # the pixels under column s of the kernel
-            wide[:, :, s] = x[:, :, s:s + o2]
-        for i in range(o1):  # the image rows under the kernel
-            yield wide[:, i:i + k1].reshape(c1 * k1 * k2, o2 * B)
+        for s in range(k2):  # pixel j + s is under kernel column s at output column j
+            wide[:, :, s] = x[:, :, s:s + o2]  # (c1, H, o2, B)
+        for i in range(o1):  # image row i + r is under kernel row r at output row i
+            yield wide[:, i:i + k1].reshape(c1 * k1 * k2, o2 * B)  # rows (c, r, s), columns (j, n)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Map x (B, c1, H, W) to y (B, c2, o1, o2), where o1 = H - k1 + 1, o2 = W - k2 + 1."""
         c2, c1, k1, k2 = self.k.shape
         if x.ndim != 4 or x.shape[1] != c1 or x.shape[2] < k1 or x.shape[3] < k2:
-            raise ValueError(f"x has shape {x.shape}, expected (B, {c1}, H, W) from {k1} x {k2} on")
+            raise ValueError(f"x has shape {x.shape}, expected (B, {c1}, >= {k1}, >= {k2})")
         B, _, H, W = x.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
-        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))
+        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if one is
         for i, patches in enumerate(self._unfold_x(x)):
             np.matmul(kernels, patches, out=y[:, i])  # Y'^T = K' X'^T
         y += self.b.reshape(c2, 1, 1)
@@ -230,29 +232,29 @@ class ConvolutionLayer(ParamLayer):
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray,
                  need_x_grad: bool = True) -> np.ndarray:
-        """Map x (B, c1, H, W), dL/dY (B, c2, o1, o2) to dL/dX, if needed; set k_grad, b_grad."""
-        (B, c1, H, W), (c2, _, k1, k2) = x.shape, self.k.shape
+        """Map x and dL/dY (B, c2, o1, o2) to dL/dX (B, c1, H, W) or None; set k_grad, b_grad."""
+        B, c1, H, W = x.shape
+        c2, _, k1, k2 = self.k.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         if last_x_grad.shape != (B, c2, o1, o2):
             raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected {B, c2, o1, o2}")
         self.b_grad = last_x_grad.sum(axis=(0, 2, 3), keepdims=True)
-
-        y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)
+        y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)  # [:, i]: (dL/dY')^T
         k_grad = 0
         for i, patches in enumerate(self._unfold_x(x)):  # all output rows share K'
-            k_grad += y_grad[:, i] @ patches.T  # dL/dK' = dL/dY'^T X'
+            k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X'
         self.k_grad = k_grad.reshape(self.k.shape)
         if not need_x_grad:
             return None
 
-        kernels = self.k.reshape(c2, -1)
+        kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
         wide_grad = np.zeros((c1, H, k2, o2, B), np.result_type(kernels, y_grad))
-        for i in range(o1):  # each step of _unfold_x in reverse, adding where it copied
-            patches_grad = kernels.T @ y_grad[:, i]  # dL/dX'^T = K'^T dL/dY'^T
+        for i in range(o1):  # add where _unfold_x copied, first along the height,
+            patches_grad = kernels.T @ y_grad[:, i]  # (dL/dX')^T = K'^T (dL/dY')^T
             wide_grad[:, i:i + k1] += patches_grad.reshape(c1, k1, k2, o2, B)
         x_grad = np.zeros((c1, H, W, B), wide_grad.dtype)
-        for s in range(k2):
-            x_grad[:, :, s:s + o2] += wide_grad[:, :, s]
+        for s in range(k2):  # then along the width
+            x_grad[:, :, s:s + o2] += wide_grad[:, :, s]  # (c1, H, o2, B)
         return x_grad.transpose(3, 0, 1, 2)  # (B, c1, H, W)
 
     def update(self, lr: float) -> None:
@@ -263,15 +265,15 @@ class ConvolutionLayer(ParamLayer):
 class CrossEntropyLoss(NetworkLayer):
     """Softmax and cross-entropy, L = -mean(log p[n, y[n]]), p = softmax(x) (series, part 2).
 
-    dL/dx = (p - q) / B, where q is 1 at the label, else 0. (The article's last formula has an n too
-    many in its bracket.) Each row's largest logit is subtracted: p stays, and exp cannot overflow.
+    dL/dx = (p - q) / B, where q is 1 at the label, else 0 (the article's last formula divides by n
+    once too often). Each row's largest logit is subtracted: p stays the same, exp cannot overflow.
     """
 
     def forward(self, x: np.ndarray, y: np.ndarray) -> float:
         """Map logits x (B, C) of C classes and labels y (B,), integers from 0 to C-1, to L."""
         self._check_labels(x, y)
         x = x - x.max(axis=1, keepdims=True)
-        log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))  # log softmax(x)
+        log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))  # log p, even where p is 0
         loss = -float(np.mean(log_p[np.arange(len(y)), y]))
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss}: lr is too large or x is not finite")
@@ -302,12 +304,11 @@ class CrossEntropyLoss(NetworkLayer):
 class ConvolutionNeuralNetwork:
     """The network of the series: two convolutions and a linear layer (series, part 3).
 
-    Images are floats (B, 1, 28, 28) from 0 to 1, labels integers (B,) from 0 to 9; with other
-    layers, other sizes. With keepgrad=True, forward keeps every layer's x in layer_inputs.
+    Images are floats (B, 1, 28, 28) from 0 to 1, labels are integers (B,) from 0 to 9.
     """
 
     def __init__(self) -> None:
-        np.empty(30 * 2**20, np.uint8)  # once it is freed, Linux keeps memory for later arrays
+        np.empty(30 * 2**20, np.uint8)  # freed at once, it makes Linux keep memory for later arrays
         self.layers = [
             ConvolutionLayer(1, 4, 5, 5),  # (B, 4, 24, 24)
             MaxPoolingLayer(2, 2),  # (B, 4, 12, 12)
@@ -322,7 +323,7 @@ class ConvolutionNeuralNetwork:
         self.layer_inputs = []
 
     def forward(self, x: np.ndarray, keepgrad: bool = False) -> np.ndarray:
-        """Map images (B, 1, 28, 28) to logits (B, 10); keepgrad keeps what backward needs."""
+        """Map images (B, 1, 28, 28) to logits (B, 10); keepgrad keeps each layer's x."""
         x = np.asarray(x)
         if x.dtype.kind != "f":
             raise TypeError(f"the images have dtype {x.dtype}, expected floats from 0 to 1")
@@ -335,13 +336,13 @@ class ConvolutionNeuralNetwork:
         return x
 
     def backward(self, last_x_grad: np.ndarray, need_x_grad: bool = True) -> np.ndarray:
-        """After forward(x, keepgrad=True), map dL/dlogits to dL/dimages or None; set all *_grad."""
+        """Map dL/dlogits to dL/dimages, or None if it is not needed; set every layer's *_grad."""
         if not self.layer_inputs:
             raise RuntimeError("backward needs a forward(x, keepgrad=True) before it")
         for layer, x in zip(reversed(self.layers[1:]), reversed(self.layer_inputs[1:])):
             last_x_grad = layer.backward(x, last_x_grad)
         first, x = self.layers[0], self.layer_inputs[0]
-        if type(first) is ConvolutionLayer:  # any other layer returns its dL/dx in any case
+        if type(first) is ConvolutionLayer:  # only this class can leave out its dL/dx
             return first.backward(x, last_x_grad, need_x_grad)
         return first.backward(x, last_x_grad)
 
@@ -378,7 +379,7 @@ class ConvolutionNeuralNetwork:
 
     def save(self, path: str) -> None:
         """Write the parameters as .npz, by the names k0 b0 k3 b3 w7 b7."""
-        unfinished = Path(f"{path}.part")  # until it is whole, an older file stays
+        unfinished = Path(f"{path}.part")  # an older file stays until this one is whole
         with unfinished.open("wb") as file:
             np.savez(file, **self._parameters())
         unfinished.replace(path)
@@ -451,7 +452,6 @@ def main() -> None:
     for part, x in [("train", train_x), ("test", test_x)]:
         if x.shape[2:] != (28, 28):
             raise ValueError(f"{args.data}/{part} has images of {x.shape[2:]}, expected (28, 28)")
-
     cnn = ConvolutionNeuralNetwork()
     learned = copy.deepcopy(cnn)  # the network after the last whole epoch
     losses = []
@@ -468,8 +468,9 @@ def main() -> None:
             print(f"Epoch: {epoch:3d} Train Loss: {train_loss:.4f} Test Loss: {test_loss:.4f}",
                   flush=True)
     except KeyboardInterrupt:
-        print(f"interrupted: the reports are of the network after {len(losses)} whole epochs, "
-              f"{'as --save keeps it' if losses else 'which is not saved'}", file=sys.stderr)
+        saved = args.save if args.save and losses else "nothing"
+        print(f"interrupted: the reports are of the network after {len(losses)} whole epochs; "
+              f"saved: {saved}", file=sys.stderr)
     minutes = (time.perf_counter() - start_time) / 60
     print(f"=============== End Train: {minutes:.2f} min ===============")
     for part, x, y in [("Train", train_x, train_y), ("Test", test_x, test_y)]:
@@ -478,10 +479,9 @@ def main() -> None:
         print(classification_report(y, answers, digits=4, zero_division=0), flush=True)
     if losses:
         first = 1 if len(losses) > 1 else 0  # the first epoch's losses would flatten the rest
-        axes = Figure(figsize=(8, 5), layout="constrained").subplots()  # pyplot would need a window
+        axes = Figure(figsize=(8, 5), layout="constrained").subplots()  # pyplot may open a window
         axes.plot(range(first + 1, len(losses) + 1), losses[first:], marker=".",
                   label=["training images", "test images"])
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half epochs
         axes.set(title="Loss over the epochs", xlabel="epoch", ylabel="mean cross-entropy loss")
         axes.legend()
         axes.figure.savefig("loss.png", dpi=150)
@@ -497,4 +497,4 @@ if __name__ == "__main__":
     except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
         if isinstance(error, BrokenPipeError):  # the reader has gone, as in "| head"
             sys.stdout = None  # else Python's last flush would fail, too
-        sys.exit(f"cnn_numpy.py: error: {error}")
+        raise SystemExit(f"cnn_numpy.py: error: {error}") from None
