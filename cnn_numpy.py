@@ -8,11 +8,11 @@
 It follows the series at ww-rm.github.io/posts/2023/10/ (13/cnn-numpy-1/, 14/cnn-numpy-2/ and
 15/cnn-numpy-3/), with the symbols of its code: B batch, C channels, H and W height and width, c1
 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2 output height and width, d1
-and d2 features in and out, L loss. (Its formulas write n, h_X and w_X for B, H and W.) As indices,
+and d2 features in and out, L loss. Its formulas write n, h_X, w_X for B, H, W; here n is an index:
 n is an image, c a channel, i and j an output row and column, r and s a kernel row and column.
 
-In memory, B is the innermost axis of the arrays between the layers, whatever their shape says: the
-B values of one pixel lie side by side, so a layer reads and writes long runs.
+In memory, B is the innermost axis of the arrays between the layers, although it is the first of
+their shape: the B values of one pixel lie side by side, and a layer reads and writes long runs.
 """
 import argparse
 import copy
@@ -30,7 +30,7 @@ def load_dataset(folder: str, shuffle: bool = False) -> tuple[np.ndarray, np.nda
     """Read a folder of images, one subfolder "0" to "9" for each digit (series, part 1).
 
     Returns inputs, float32 (B, 1, H, W) from 0 (black) to 1 (white), and targets, int32 (B,).
-    Without shuffle they are in the order of the digits: so trained, a network knows only the last.
+    Without shuffle they come digit by digit: training in this order teaches only the last digit.
     """
     images, targets = [], []
     for digit in range(10):
@@ -57,14 +57,14 @@ def _read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             mode = image.mode
-            image = image.convert("RGBA")
+            pixels = image.convert("RGBA")
     except Exception as error:  # Pillow raises many kinds of errors
         raise ValueError(f"{path} is not a readable image: {error}") from error
     if mode.startswith(("I", "F")):  # 16 or 32 bits: convert has clipped them, not scaled
         raise ValueError(f"{path} has more than 8 bits a channel, expected 8 or fewer")
-    black = Image.new("RGBA", image.size, "black")
-    image = Image.alpha_composite(black, image)  # the image over black
-    return np.asarray(image.convert("L"))
+    black = Image.new("RGBA", pixels.size, "black")
+    pixels = Image.alpha_composite(black, pixels)  # the image over black
+    return np.asarray(pixels.convert("L"))
 
 
 class NetworkLayer:
@@ -75,14 +75,14 @@ class NetworkLayer:
         raise NotImplementedError
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray:
-        """Return dL/dx, given forward's x and last_x_grad: dL/dy, as the next layer returned it."""
+        """Return dL/dx for forward's x; last_x_grad is dL/dy, which the next layer has returned."""
         raise NotImplementedError
 
 
 class MaxPoolingLayer(NetworkLayer):
     """The largest element of each k1 x k2 window; the windows do not overlap (series, part 1).
 
-    dL/dY goes to the largest element, or to the first in row order of several; the others get 0.
+    The largest element gets dL/dY (of equal ones, the first in row order); the others get 0.
     """
 
     def __init__(self, k1: int, k2: int) -> None:
@@ -103,7 +103,7 @@ class MaxPoolingLayer(NetworkLayer):
         y = self.forward(x)
         if last_x_grad.shape != y.shape:
             raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected {y.shape}")
-        x_grad = np.empty_like(x, last_x_grad.dtype)  # each element is written below
+        x_grad = np.empty_like(x, last_x_grad.dtype)  # in x's order of memory, and filled below
         undecided = np.ones_like(y, bool)  # windows whose largest element has not come yet
         for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
             won = undecided & (element == y)
@@ -113,7 +113,7 @@ class MaxPoolingLayer(NetworkLayer):
 
     def _window_elements(self, x: np.ndarray) -> list[np.ndarray]:
         """Return views of x, (B, C, H/k1, W/k2): element (0, 0) of each window, then (0, 1) ..."""
-        return [x[:, :, r::self.k1, s::self.k2] for r in range(self.k1) for s in range(self.k2)]
+        return [x[:, :, r::self.k1, s::self.k2] for r, s in np.ndindex(self.k1, self.k2)]
 
 
 class ReLULayer(NetworkLayer):
@@ -148,8 +148,8 @@ class ParamLayer(NetworkLayer):
     """A layer with parameters p; backward also sets their gradients dL/dp (series, part 2).
 
     They are float32 and start uniform between -1/sqrt(m) and 1/sqrt(m), where an output is a sum of
-    m products: d1 in a linear layer, c1*k1*k2 in a convolution. With the article's U(-1, 1) outputs
-    and steps are so large that, with most seeds, the ReLUs soon give only 0.
+    m products: d1 in a linear layer, c1*k1*k2 in a convolution. The article's U(-1, 1) makes the
+    outputs and steps so large that, with most seeds, the ReLUs soon give only 0.
     """
 
     def update(self, lr: float) -> None:
@@ -188,13 +188,14 @@ class ConvolutionLayer(ParamLayer):
     """Convolution of stride 1 without padding, in the article's first form (series, part 2).
 
     A row of X' is a patch: the c1*k1*k2 pixels under the kernel at one place of one image. A row of
-    K' is one of the c2 kernels. Y' = X' K'^T is the linear layer with X' for X and K'^T for W, so
+    K' is one of the c2 kernels. Y' = X' K'^T is the linear layer with X' for X and K'^T for W. So
     dL/dK' = (dL/dY')^T X' (the article prints its transpose) and dL/dX' = dL/dY' K'. A pixel is
     copied into several patches, so its gradient is the sum of the gradients of its copies.
 
-    For speed the code takes one output row at a time, whose patches fit into the processor's cache,
-    and the transpose, Y'^T = K' X'^T, whose rows are long runs in memory. The images are unfolded
-    along their width once for all rows; along the height, a row's patches are a slice of that.
+    For speed the code computes one output row i at a time, because its patches fit into the
+    processor's cache, and the transpose, Y'^T = K' X'^T, because its rows are long in memory: for
+    the image abc/def/ghi and a 2 x 2 kernel, X'^T of output row 0 has the rows ab, bc, de, ef. So
+    _unfold_x copies along the width once, into wide, and output row i needs wide[:, i:i + k1].
     tests/definitions.py has the plain loops, and the article's second form with its large K''.
     """
 
@@ -211,10 +212,11 @@ class ConvolutionLayer(ParamLayer):
         o1, o2 = H - k1 + 1, W - k2 + 1
         x = np.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (c1, H, W, B), copied if necessary
         wide = np.empty((c1, H, k2, o2, B), x.dtype)
-        for s in range(k2):  # pixel j + s is under kernel column s at output column j
+        for s in range(k2):  # image column j + s is under kernel column s at output column j
             wide[:, :, s] = x[:, :, s:s + o2]  # (c1, H, o2, B)
         for i in range(o1):  # image row i + r is under kernel row r at output row i
-            yield wide[:, i:i + k1].reshape(c1 * k1 * k2, o2 * B)  # rows (c, r, s), columns (j, n)
+            patches = wide[:, i:i + k1]  # (c1, k1, k2, o2, B)
+            yield patches.reshape(c1 * k1 * k2, o2 * B)  # rows (c, r, s), columns (j, n)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Map x (B, c1, H, W) to y (B, c2, o1, o2), where o1 = H - k1 + 1, o2 = W - k2 + 1."""
@@ -224,37 +226,39 @@ class ConvolutionLayer(ParamLayer):
         B, _, H, W = x.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
-        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if one is
+        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if x or k is
         for i, patches in enumerate(self._unfold_x(x)):
-            np.matmul(kernels, patches, out=y[:, i])  # Y'^T = K' X'^T
+            np.matmul(kernels, patches, out=y[:, i])  # Y'^T = K' X'^T, written into y
         y += self.b.reshape(c2, 1, 1)
         return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)  # (B, c2, o1, o2)
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray,
                  need_x_grad: bool = True) -> np.ndarray:
-        """Map x and dL/dY (B, c2, o1, o2) to dL/dX (B, c1, H, W) or None; set k_grad, b_grad."""
+        """Map x, dL/dY to dL/dX, or None if it is not needed, shaped as in forward; set *_grad."""
         B, c1, H, W = x.shape
         c2, _, k1, k2 = self.k.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         if last_x_grad.shape != (B, c2, o1, o2):
             raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected {B, c2, o1, o2}")
         self.b_grad = last_x_grad.sum(axis=(0, 2, 3), keepdims=True)
-        y_grad = last_x_grad.transpose(1, 2, 3, 0).reshape(c2, o1, o2 * B)  # [:, i]: (dL/dY')^T
-        k_grad = 0
-        for i, patches in enumerate(self._unfold_x(x)):  # all output rows share K'
-            k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X'
+        y_grad = last_x_grad.transpose(1, 2, 3, 0)  # (c2, o1, o2, B)
+        y_grad = y_grad.reshape(c2, o1, o2 * B)  # y_grad[:, i] is (dL/dY')^T of output row i
+        k_grad = 0  # becomes an array in the first step
+        for i, patches in enumerate(self._unfold_x(x)):
+            k_grad += y_grad[:, i] @ patches.T  # (dL/dY')^T X', summed: all rows share K'
         self.k_grad = k_grad.reshape(self.k.shape)
         if not need_x_grad:
             return None
 
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
         wide_grad = np.zeros((c1, H, k2, o2, B), np.result_type(kernels, y_grad))
-        for i in range(o1):  # add where _unfold_x copied, first along the height,
+        for i in range(o1):
             patches_grad = kernels.T @ y_grad[:, i]  # (dL/dX')^T = K'^T (dL/dY')^T
-            wide_grad[:, i:i + k1] += patches_grad.reshape(c1, k1, k2, o2, B)
+            patches_grad = patches_grad.reshape(c1, k1, k2, o2, B)
+            wide_grad[:, i:i + k1] += patches_grad  # patches were copied from there
         x_grad = np.zeros((c1, H, W, B), wide_grad.dtype)
-        for s in range(k2):  # then along the width
-            x_grad[:, :, s:s + o2] += wide_grad[:, :, s]  # (c1, H, o2, B)
+        for s in range(k2):
+            x_grad[:, :, s:s + o2] += wide_grad[:, :, s]  # wide was copied from there
         return x_grad.transpose(3, 0, 1, 2)  # (B, c1, H, W)
 
     def update(self, lr: float) -> None:
@@ -265,7 +269,7 @@ class ConvolutionLayer(ParamLayer):
 class CrossEntropyLoss(NetworkLayer):
     """Softmax and cross-entropy, L = -mean(log p[n, y[n]]), p = softmax(x) (series, part 2).
 
-    dL/dx = (p - q) / B, where q is 1 at the label, else 0 (the article's last formula divides by n
+    dL/dx = (p - q) / B, where q is 1 at the label, else 0 (the article's last formula divides by B
     once too often). Each row's largest logit is subtracted: p stays the same, exp cannot overflow.
     """
 
@@ -273,7 +277,7 @@ class CrossEntropyLoss(NetworkLayer):
         """Map logits x (B, C) of C classes and labels y (B,), integers from 0 to C-1, to L."""
         self._check_labels(x, y)
         x = x - x.max(axis=1, keepdims=True)
-        log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))  # log p, even where p is 0
+        log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))  # log p, even if p rounds to 0
         loss = -float(np.mean(log_p[np.arange(len(y)), y]))
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss}: lr is too large or x is not finite")
@@ -282,22 +286,17 @@ class CrossEntropyLoss(NetworkLayer):
     def backward(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Map logits x (B, C) and labels y (B,) to dL/dx (B, C)."""
         self._check_labels(x, y)
-        x_grad = self.softmax(x)
-        x_grad[np.arange(len(y)), y] -= 1
+        x = np.exp(x - x.max(axis=1, keepdims=True))
+        x_grad = x / x.sum(axis=1, keepdims=True)  # p
+        x_grad[np.arange(len(y)), y] -= 1  # p - q
         return x_grad / len(y)
 
-    @staticmethod
-    def softmax(x: np.ndarray) -> np.ndarray:
-        """Map logits x (B, C) to the probabilities p = exp(x) / sum(exp(x)) of each row, (B, C)."""
-        x = np.exp(x - x.max(axis=1, keepdims=True))
-        return x / x.sum(axis=1, keepdims=True)
-
     def _check_labels(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Refuse labels that NumPy would broadcast, take for a mask, or count from the end."""
+        """Refuse what NumPy would take: labels of other shapes, a mask, labels below 0."""
         y = np.asarray(y)
         if x.ndim != 2 or y.shape != x.shape[:1]:
             raise ValueError(f"x and y have shapes {x.shape}, {y.shape}, expected (B, C), (B,)")
-        if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= x.shape[1]:
+        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= x.shape[1]:
             raise ValueError(f"y holds {np.unique(y)}, expected integers 0 to {x.shape[1] - 1}")
 
 
@@ -308,7 +307,7 @@ class ConvolutionNeuralNetwork:
     """
 
     def __init__(self) -> None:
-        np.empty(30 * 2**20, np.uint8)  # freed at once, it makes Linux keep memory for later arrays
+        np.empty(30 * 2**20, np.uint8)  # for speed only: once it is freed, Linux keeps freed memory
         self.layers = [
             ConvolutionLayer(1, 4, 5, 5),  # (B, 4, 24, 24)
             MaxPoolingLayer(2, 2),  # (B, 4, 12, 12)
@@ -323,10 +322,10 @@ class ConvolutionNeuralNetwork:
         self.layer_inputs = []
 
     def forward(self, x: np.ndarray, keepgrad: bool = False) -> np.ndarray:
-        """Map images (B, 1, 28, 28) to logits (B, 10); keepgrad keeps each layer's x."""
+        """Map images (B, 1, 28, 28) to logits (B, 10); keepgrad keeps layer_inputs."""
         x = np.asarray(x)
         if x.dtype.kind != "f":
-            raise TypeError(f"the images have dtype {x.dtype}, expected floats from 0 to 1")
+            raise TypeError(f"the images have dtype {x.dtype}, expected floats (x / 255)")
         if keepgrad:
             self.layer_inputs = []
         for layer in self.layers:
@@ -336,25 +335,25 @@ class ConvolutionNeuralNetwork:
         return x
 
     def backward(self, last_x_grad: np.ndarray, need_x_grad: bool = True) -> np.ndarray:
-        """Map dL/dlogits to dL/dimages, or None if it is not needed; set every layer's *_grad."""
-        if not self.layer_inputs:
+        """Map dL/dlogits of the latest forward(x, keepgrad=True) to dL/dimages; set all *_grad."""
+        if len(self.layer_inputs) != len(self.layers):
             raise RuntimeError("backward needs a forward(x, keepgrad=True) before it")
         for layer, x in zip(reversed(self.layers[1:]), reversed(self.layer_inputs[1:])):
             last_x_grad = layer.backward(x, last_x_grad)
         first, x = self.layers[0], self.layer_inputs[0]
-        if type(first) is ConvolutionLayer:  # only this class can leave out its dL/dx
+        if type(first) is ConvolutionLayer:  # only this class can leave out dL/dimages
             return first.backward(x, last_x_grad, need_x_grad)
         return first.backward(x, last_x_grad)
 
     def update(self, lr: float) -> None:
         """Take one step of gradient descent in each layer that has an update."""
         for layer in self.layers:
-            if hasattr(layer, "update"):  # a layer of the series has another ParamLayer than ours
+            if hasattr(layer, "update"):  # isinstance would miss the series' own ParamLayer
                 layer.update(lr)
 
     def train(self, train_x: np.ndarray, train_y: np.ndarray,
               batch_size: int, epochs: int, lr: float) -> float:
-        """Make one pass in the given order and return its mean loss; epochs is not used."""
+        """Train on all images once, in their order; return the mean loss. epochs is not used."""
         loss_sum = 0.0
         for x, y in self._batches(train_x, train_y, batch_size):
             logits = self.forward(x, keepgrad=True)
@@ -375,7 +374,9 @@ class ConvolutionNeuralNetwork:
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Map images (B, 1, 28, 28) to the probabilities of the ten digits, (B, 10)."""
         logits = [self.forward(x[i:i + 100]) for i in range(0, len(x), 100)]  # to save memory
-        return CrossEntropyLoss.softmax(np.concatenate(logits))
+        x = np.concatenate(logits)
+        x = np.exp(x - x.max(axis=1, keepdims=True))
+        return x / x.sum(axis=1, keepdims=True)  # softmax
 
     def save(self, path: str) -> None:
         """Write the parameters as .npz, by the names k0 b0 k3 b3 w7 b7."""
@@ -406,8 +407,9 @@ class ConvolutionNeuralNetwork:
 
     def _batches(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> list[tuple]:
         """Return the images and labels of each batch; the last one may be smaller."""
-        if not len(x) == len(y) > 0:
-            raise ValueError(f"found {len(x)} images and {len(y)} labels, expected one for each")
+        if len(x) != len(y) or len(x) == 0 or batch_size < 1:
+            raise ValueError(f"found {len(x)} images, {len(y)} labels, batch_size {batch_size}; "
+                             "expected 1 or more, and a label for each image")
         starts = range(0, len(x), batch_size)
         return [(x[start:start + batch_size], y[start:start + batch_size]) for start in starts]
 
@@ -420,7 +422,7 @@ def _parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=200, help="passes over the training images")
     parser.add_argument("--batch-size", type=int, default=100, help="images for each step")
-    parser.add_argument("--lr", type=float, default=0.1, help="learning rate, the length of a step")
+    parser.add_argument("--lr", type=float, default=0.1, help="a step is lr times the gradient")
     parser.add_argument("--seed", type=int, default=1234, help="seed of NumPy's generator")
     parser.add_argument("--data", default=data, help="folder that holds train and test")
     parser.add_argument("--save", metavar="FILE.npz", help="keep the network of the last epoch")
@@ -431,12 +433,10 @@ def _parse_arguments() -> argparse.Namespace:
         parser.error(f"--lr {args.lr}: expected a number above 0")
     if not 0 <= args.seed < 2**32:
         parser.error(f"--seed {args.seed}: expected 0 to 2**32 - 1")
-    if args.save and not args.save.endswith(".npz"):
-        parser.error(f"--save {args.save}: expected a name that ends in .npz")
     return args
 
 
-@np.errstate(all="ignore")  # no warnings: a loss that is not finite is an error
+@np.errstate(all="ignore")  # no warnings: the loss raises an error if it is not finite
 def main() -> None:
     """Train, report and draw (series, part 3)."""
     args = _parse_arguments()
