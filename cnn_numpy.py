@@ -188,15 +188,15 @@ class ConvolutionLayer(ParamLayer):
     """Convolution of stride 1 without padding, in the article's first form (series, part 2).
 
     A row of X' is a patch: the c1*k1*k2 pixels under the kernel at one place of one image. A row of
-    K' is one of the c2 kernels. Y' = X' K'^T is the linear layer with X' for X and K'^T for W. So
-    dL/dK' = (dL/dY')^T X' (the article prints its transpose) and dL/dX' = dL/dY' K'. A pixel is
+    K' is one of the c2 kernels. So Y' = X' K'^T + b is the linear layer with X' for X and K'^T for
+    W: dL/dK' = (dL/dY')^T X' (the article prints its transpose), and dL/dX' = dL/dY' K'. A pixel is
     copied into several patches, so its gradient is the sum of the gradients of its copies.
 
-    For speed the code computes one output row i at a time, because its patches fit into the
-    processor's cache, and the transpose, Y'^T = K' X'^T, because its rows are long in memory: for
-    the image abc/def/ghi and a 2 x 2 kernel, X'^T of output row 0 has the rows ab, bc, de, ef. So
-    _unfold_x copies along the width once, into wide, and output row i needs wide[:, i:i + k1].
-    tests/definitions.py has the plain loops, and the article's second form with its large K''.
+    For speed the code computes Y'^T = K' X'^T, because its rows are long in memory, and one output
+    row i at a time, because its patches fit into the processor's cache. For the image abc/def/ghi
+    and a 2 x 2 kernel, wide in _unfold_x has the rows ab, bc, de, ef, gh, hi. The first four are
+    X'^T of output row 0, the last four of output row 1; its columns, abde and bcef, are patches.
+    tests/definitions.py has the plain loops, and the second form, in which the article's code is.
     """
 
     def __init__(self, c1: int, c2: int, k1: int, k2: int) -> None:
@@ -210,11 +210,11 @@ class ConvolutionLayer(ParamLayer):
         B, c1, H, W = x.shape
         k1, k2 = self.k.shape[2:]
         o1, o2 = H - k1 + 1, W - k2 + 1
-        x = np.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (c1, H, W, B), copied if necessary
-        wide = np.empty((c1, H, k2, o2, B), x.dtype)
-        for s in range(k2):  # image column j + s is under kernel column s at output column j
+        x = np.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (c1, H, W, B), B is innermost
+        wide = np.empty((c1, H, k2, o2, B), x.dtype)  # wide[c, h, s, j] is x[c, h, j + s]
+        for s in range(k2):  # at output column j, kernel column s is above image column j + s
             wide[:, :, s] = x[:, :, s:s + o2]  # (c1, H, o2, B)
-        for i in range(o1):  # image row i + r is under kernel row r at output row i
+        for i in range(o1):  # at output row i, kernel row r is above image row i + r
             patches = wide[:, i:i + k1]  # (c1, k1, k2, o2, B)
             yield patches.reshape(c1 * k1 * k2, o2 * B)  # rows (c, r, s), columns (j, n)
 
@@ -226,7 +226,7 @@ class ConvolutionLayer(ParamLayer):
         B, _, H, W = x.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
-        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if x or k is
+        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if x or k is so
         for i, patches in enumerate(self._unfold_x(x)):
             np.matmul(kernels, patches, out=y[:, i])  # Y'^T = K' X'^T, written into y
         y += self.b.reshape(c2, 1, 1)
@@ -234,7 +234,7 @@ class ConvolutionLayer(ParamLayer):
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray,
                  need_x_grad: bool = True) -> np.ndarray:
-        """Map x, dL/dY to dL/dX, or None if it is not needed, shaped as in forward; set *_grad."""
+        """Map x and dL/dY (B, c2, o1, o2) to dL/dX (B, c1, H, W) or None; set k_grad, b_grad."""
         B, c1, H, W = x.shape
         c2, _, k1, k2 = self.k.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
@@ -245,7 +245,7 @@ class ConvolutionLayer(ParamLayer):
         y_grad = y_grad.reshape(c2, o1, o2 * B)  # y_grad[:, i] is (dL/dY')^T of output row i
         k_grad = 0  # becomes an array in the first step
         for i, patches in enumerate(self._unfold_x(x)):
-            k_grad += y_grad[:, i] @ patches.T  # (dL/dY')^T X', summed: all rows share K'
+            k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X', a sum over the rows i
         self.k_grad = k_grad.reshape(self.k.shape)
         if not need_x_grad:
             return None
@@ -255,10 +255,10 @@ class ConvolutionLayer(ParamLayer):
         for i in range(o1):
             patches_grad = kernels.T @ y_grad[:, i]  # (dL/dX')^T = K'^T (dL/dY')^T
             patches_grad = patches_grad.reshape(c1, k1, k2, o2, B)
-            wide_grad[:, i:i + k1] += patches_grad  # patches were copied from there
+            wide_grad[:, i:i + k1] += patches_grad  # +=, since output rows share image rows
         x_grad = np.zeros((c1, H, W, B), wide_grad.dtype)
         for s in range(k2):
-            x_grad[:, :, s:s + o2] += wide_grad[:, :, s]  # wide was copied from there
+            x_grad[:, :, s:s + o2] += wide_grad[:, :, s]  # +=, since kernel columns share pixels
         return x_grad.transpose(3, 0, 1, 2)  # (B, c1, H, W)
 
     def update(self, lr: float) -> None:
