@@ -226,7 +226,7 @@ class ConvolutionLayer(ParamLayer):
         B, _, H, W = x.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
-        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if x or k is so
+        y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if x or k is float64
         for i, patches in enumerate(self._unfold_x(x)):
             np.matmul(kernels, patches, out=y[:, i])  # Y'^T = K' X'^T, written into y
         y += self.b.reshape(c2, 1, 1)
