@@ -359,7 +359,7 @@ class ConvolutionNeuralNetwork:
             logits = self.forward(x, keepgrad=True)
             loss_sum += self.loss_func.forward(logits, y) * len(y)  # the last batch may be smaller
             last_x_grad = self.loss_func.backward(logits, y)
-            self.backward(last_x_grad, need_x_grad=False)  # True takes a third longer
+            self.backward(last_x_grad, need_x_grad=False)  # True takes a fifth longer
             self.update(lr)
             self.layer_inputs.clear()
         return loss_sum / len(train_x)
