@@ -9,7 +9,7 @@ It follows the series at ww-rm.github.io/posts/2023/10/ (13/cnn-numpy-1/, 14/cnn
 15/cnn-numpy-3/), with the symbols of its code: B batch, C channels, H and W height and width, c1
 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2 output height and width, d1
 and d2 features in and out, L loss. Its formulas write n, h_X, w_X for B, H, W; here n is an index:
-n is an image, c a channel, i and j an output row and column, r and s a kernel row and column.
+n is an image, c a channel, h its row, i, j an output row and column, r, s a kernel row and column.
 
 In memory, B is the innermost axis of the arrays between the layers, although it is the first of
 their shape: the B values of one pixel lie side by side, and a layer reads and writes long runs.
@@ -188,19 +188,19 @@ class ConvolutionLayer(ParamLayer):
     """Convolution of stride 1 without padding, in the article's first form (series, part 2).
 
     A row of X' is a patch: the c1*k1*k2 pixels under the kernel at one place of one image. A row of
-    K' is one of the c2 kernels. So Y' = X' K'^T + b is the linear layer with X' for X and K'^T for
-    W: dL/dK' = (dL/dY')^T X' (the article prints its transpose), and dL/dX' = dL/dY' K'. A pixel is
+    K' is one of the c2 kernels. So Y' = X' K'^T is the linear layer with X' for X and K'^T for W:
+    dL/dK' = (dL/dY')^T X' (the article prints its transpose), and dL/dX' = dL/dY' K'. A pixel is
     copied into several patches, so its gradient is the sum of the gradients of its copies.
 
-    For speed the code computes Y'^T = K' X'^T, because its rows are long in memory, and one output
-    row i at a time, because its patches fit into the processor's cache. For the image abc/def/ghi
-    and a 2 x 2 kernel, wide in _unfold_x has the rows ab, bc, de, ef, gh, hi. The first four are
-    X'^T of output row 0, the last four of output row 1; its columns, abde and bcef, are patches.
-    tests/definitions.py has the plain loops, and the second form, in which the article's code is.
+    For speed the code computes Y'^T = K' X'^T, whose rows are long in memory, one output row i at a
+    time: its patches fit into the processor's cache. One image of one channel, rows 012, 345, 678,
+    and a 2 x 2 kernel give wide in _unfold_x the rows 01, 12, 34, 45, 67, 78. The first four are
+    X'^T of output row 0, its columns the patches 0134 and 1245; the last four, of output row 1.
+    tests/definitions.py has plain loops, and the second form, which the article's code uses.
     """
 
     def __init__(self, c1: int, c2: int, k1: int, k2: int) -> None:
-        bound = (c1 * k1 * k2) ** -0.5
+        bound = (c1 * k1 * k2) ** -0.5  # 1/sqrt(m)
         self.k = np.random.uniform(-bound, bound, (c2, c1, k1, k2)).astype(np.float32)
         self.b = np.random.uniform(-bound, bound, (1, c2, 1, 1)).astype(np.float32)
         self.k_grad, self.b_grad = np.zeros_like(self.k), np.zeros_like(self.b)
@@ -210,11 +210,11 @@ class ConvolutionLayer(ParamLayer):
         B, c1, H, W = x.shape
         k1, k2 = self.k.shape[2:]
         o1, o2 = H - k1 + 1, W - k2 + 1
-        x = np.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (c1, H, W, B), B is innermost
+        x = np.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (c1, H, W, B), in memory, too
         wide = np.empty((c1, H, k2, o2, B), x.dtype)  # wide[c, h, s, j] is x[c, h, j + s]
-        for s in range(k2):  # at output column j, kernel column s is above image column j + s
+        for s in range(k2):  # at output column j, kernel column s lies on image column j + s
             wide[:, :, s] = x[:, :, s:s + o2]  # (c1, H, o2, B)
-        for i in range(o1):  # at output row i, kernel row r is above image row i + r
+        for i in range(o1):  # at output row i, kernel row r lies on image row i + r
             patches = wide[:, i:i + k1]  # (c1, k1, k2, o2, B)
             yield patches.reshape(c1 * k1 * k2, o2 * B)  # rows (c, r, s), columns (j, n)
 
@@ -228,13 +228,13 @@ class ConvolutionLayer(ParamLayer):
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
         y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if x or k is float64
         for i, patches in enumerate(self._unfold_x(x)):
-            np.matmul(kernels, patches, out=y[:, i])  # Y'^T = K' X'^T, written into y
+            np.matmul(kernels, patches, out=y[:, i])  # Y'^T = K' X'^T of output row i
         y += self.b.reshape(c2, 1, 1)
         return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)  # (B, c2, o1, o2)
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray,
                  need_x_grad: bool = True) -> np.ndarray:
-        """Map x and dL/dY (B, c2, o1, o2) to dL/dX (B, c1, H, W) or None; set k_grad, b_grad."""
+        """Map x and dL/dY (B, c2, o1, o2) to dL/dX (B, c1, H, W), if needed; set k_grad, b_grad."""
         B, c1, H, W = x.shape
         c2, _, k1, k2 = self.k.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
@@ -245,9 +245,9 @@ class ConvolutionLayer(ParamLayer):
         y_grad = y_grad.reshape(c2, o1, o2 * B)  # y_grad[:, i] is (dL/dY')^T of output row i
         k_grad = 0  # becomes an array in the first step
         for i, patches in enumerate(self._unfold_x(x)):
-            k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X', a sum over the rows i
+            k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X', summed: all rows i use K'
         self.k_grad = k_grad.reshape(self.k.shape)
-        if not need_x_grad:
+        if not need_x_grad:  # training needs no gradient of the images
             return None
 
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
