@@ -124,7 +124,7 @@ def test_layers_draws_the_probabilities_as_bars(network, digits):
 def test_channels_stand_side_by_side_in_their_order():
     maps = np.arange(3 * 20 * 20).reshape(3, 20, 20).astype(float)
     image = layers.side_by_side(maps)  # each map 60 pixels wide, in a frame of one pixel
-    np.testing.assert_array_equal(image[1:61:3, 63:123:3], maps[1])
+    np.testing.assert_array_equal(image[1:61:3, 125:185:3], maps[2])
 
 
 def test_layers_takes_the_image_that_is_named(folder, few_digits, start, monkeypatch):
@@ -258,6 +258,17 @@ def test_a_stroke_is_seen_before_the_window_is_drawn_again(drawing):
     assert np.sum(change > 128) <= 20  # edges of the pieces, of thousands of black pixels
 
 
+def test_in_a_window_of_another_size_the_bars_are_in_their_place(drawing):
+    drawing.canvas.figure.set_size_inches(6, 4)
+    drawing.canvas.draw()
+    draw_stroke(drawing, STROKES[3][0])
+    drawing.canvas.draw()
+    drawing.show_answer()
+    seen = np.array(drawing.canvas.buffer_rgba())
+    drawing.canvas.draw()
+    np.testing.assert_array_equal(seen, drawing.canvas.buffer_rgba())
+
+
 def test_the_mouse_does_not_wait_for_the_window_or_the_network(drawing, monkeypatch):
     def wait(*arguments):
         pytest.fail("the mouse waits")
@@ -280,6 +291,7 @@ def test_the_network_looks_only_at_what_is_new(drawing, monkeypatch):
 def test_a_right_click_clears_paper_and_bars(drawing):
     draw_stroke(drawing, STROKES[3][0])
     drawing.show_answer()
+    draw_stroke(drawing, STROKES[3][0])
     send(drawing, "button_press_event", (14, 14), 3)
     drawing.show_answer()  # as the timer does soon after it
     assert len(dots_of(drawing)) == 0

@@ -15,12 +15,12 @@ from shared import open_window, parse_arguments
 GAP = [[np.nan, np.nan]]  # before each stroke, since no line is drawn through NaN
 
 
-def digit_image(dots):
+def image_of(dots):
     """Return the digit that dots (N, 2) of x and y make, as the network knows digits."""
     dots = dots[~np.isnan(dots[:, 0])]
     dots = np.unique(dots.round(), axis=0)  # so that a slow mouse makes no stroke heavier
-    longer_side = max(10, *np.ptp(dots, axis=0))
-    dots = (dots - dots.mean(axis=0)) * 17 / longer_side + 14
+    longer_side = max(10, *np.ptp(dots, axis=0))  # a single dot stays small
+    dots = (dots - dots.mean(axis=0)) * 17 / longer_side + 14  # 17 pixels long, in the middle
     y, x = np.indices((28, 28))
     distances, _ = KDTree(dots).query(np.stack([x, y], axis=-1))  # (28, 28), to the nearest dot
     image = np.clip(1.7 - distances, 0, 1)  # strokes about 3 pixels wide, with grey edges
@@ -30,8 +30,8 @@ def digit_image(dots):
 class Drawing:
     """A paper to draw on, beside a chart of the ten probabilities.
 
-    The mouse does not wait while a whole window is drawn. So each piece of a stroke is drawn over
-    what is there already, and the network answers only when show_answer is called.
+    While a whole window is drawn, points of a fast mouse are lost. So each piece of a stroke is
+    drawn over what is there already, and the network answers only when show_answer is called.
     """
 
     def __init__(self, figure, network):
@@ -40,7 +40,8 @@ class Drawing:
         self.paper.set(title="draw a digit; a right click clears", aspect="equal",
                        xlim=(0, 100), ylim=(100, 0), xticks=[], yticks=[])
         self.chart.set(title="the ten probabilities", ylim=(0, 1), xticks=range(10))
-        self.bars = self.chart.bar(range(10), np.zeros(10), animated=True)  # draw_bars draws them
+        # What is animated is left out when the whole window is drawn.
+        self.bars = self.chart.bar(range(10), np.zeros(10), animated=True)
         pen = {"color": "black", "linewidth": 12, "solid_capstyle": "round",
                "marker": "o", "markersize": 11, "markeredgewidth": 0}  # a click leaves a dot
         self.ink, = self.paper.plot(*np.transpose(GAP), **pen)
@@ -82,7 +83,7 @@ class Drawing:
         if not self.is_new:
             return
         self.is_new = False
-        image = digit_image(self.ink.get_xydata())
+        image = image_of(self.ink.get_xydata())
         self.set_bars(self.network.predict(image)[0])
         self.canvas.restore_region(self.empty_chart)
         self.draw_bars()
