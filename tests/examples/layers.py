@@ -11,40 +11,39 @@ from matplotlib.figure import Figure
 from shared import load_test_digits, parse_arguments
 
 
-def side_by_side(maps):
-    """Return the channels of maps, (C, H, W), as one image, about 60 pixels high."""
-    scale = 60 // maps.shape[1]
-    large = maps.repeat(scale, axis=1).repeat(scale, axis=2)  # (C, scale*H, scale*W)
-    framed = np.pad(large, [(0, 0), (1, 1), (1, 1)], constant_values=np.nan)  # NaN has no colour
-    return np.hstack(framed)
+def in_rows(maps):
+    """Return the channels of maps, (C, H, W), as one picture with sqrt(C) of them in a row."""
+    C, H, W = maps.shape
+    count = int(C ** 0.5)
+    framed = np.pad(maps, [(0, 0), (0, 1), (0, 1)], constant_values=np.nan)  # NaN has no colour
+    rows = framed.reshape(count, count, H + 1, W + 1)
+    return np.vstack([np.hstack(row) for row in rows])
 
 
-def draw_input(axes, x):
-    """Draw what a layer gets of one image, with 0 in the middle of the colours."""
+def draw_maps(axes, x, name):
+    """Draw what a layer with a name gets of one image, x (1, C, H, W)."""
+    _, C, H, W = x.shape
     limit = abs(x).max()
-    image = side_by_side(x[0]) if x.ndim == 4 else x  # Flatten makes it one row of numbers
-    shape = "equal" if x.ndim == 4 else "auto"
-    axes.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect=shape)
-    axes.set(xticks=[], yticks=[], facecolor="gray")
+    axes.imshow(in_rows(x[0]), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.set(title=f"{C} x {H} x {W}", xlabel=f"{name} →", xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def draw_probabilities(axes, probabilities):
-    """Draw the probability of each digit as a bar with its number."""
-    bars = axes.bar(range(10), probabilities)
-    axes.bar_label(bars, fmt="%.2f")
-    axes.set(title="softmax gives", xticks=range(10), yticks=[], ylim=(0, 1.3))
+    """Draw the probability of each digit as a bar."""
+    axes.barh(range(10), probabilities)
+    axes.set(title="10", xlabel="softmax", xticks=[], yticks=range(10), xlim=(0, 1),
+             ylim=(9.5, -0.5), box_aspect=1)
 
 
 def draw_layers(network, image):
     """Return a picture of what each layer gets of an image, (1, 1, 28, 28), and of the answer."""
     network.forward(image, keepgrad=True)  # which keeps what each layer gets
-    figure = Figure(figsize=(8, 9), layout="constrained")
-    heights = [3 if x.shape[1] < 10 else 2 for x in network.layer_inputs]  # many maps are small
-    *rows, last_row = figure.subplots(len(heights) + 1, height_ratios=[*heights, 3])
-    for axes, layer, x in zip(rows, network.layers, network.layer_inputs):
-        axes.set_title(f"{type(layer).__name__} gets {x.shape}")
-        draw_input(axes, x)
-    draw_probabilities(last_row, network.predict(image)[0])
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    *places, last_place = figure.subplots(2, 4).ravel()
+    for axes, layer, x in zip(places, network.layers, network.layer_inputs):
+        draw_maps(axes, x, type(layer).__name__)
+    draw_probabilities(last_place, network.predict(image)[0])
     return figure
 
 
@@ -58,7 +57,7 @@ def main():
     if not 0 <= args.image < len(images):
         parser.error(f"--image {args.image}: expected 0 to {len(images) - 1}")
     figure = draw_layers(network, images[args.image:args.image + 1])
-    figure.savefig("layers.png")
+    figure.savefig("layers.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -30,15 +30,13 @@ def digit_image(path):
 
 def read_photo(path):
     """Return a photo in colour, as the camera was held, its longer side made 300 pixels."""
-    if str(path).lower().endswith((".heic", ".heif")):
-        raise ValueError(f"{path} is a HEIC photo: convert it to JPEG")
     try:
         with Image.open(path) as photo:
             mode = photo.mode
             photo = ImageOps.exif_transpose(photo).convert("RGBA")
     except Exception as error:  # Pillow raises many kinds of errors
-        raise ValueError(f"{path} cannot be read, try to convert it to JPEG: {error}") from error
-    if mode.startswith(("I", "F")):  # 16 or 32 bits, which convert clips and does not scale
+        raise ValueError(f"{path} cannot be read (HEIC? convert it to JPEG): {error}") from error
+    if mode.startswith(("I", "F")):  # 16 or 32 bits: convert has clipped them
         raise ValueError(f"{path} has more than 8 bits a channel, expected 8 or fewer")
     photo = ImageOps.contain(photo, (300, 300))  # every length below is for this size
     if 0 in photo.size:
