@@ -325,7 +325,7 @@ class ConvolutionNeuralNetwork:
         """Map images (B, 1, 28, 28) to logits (B, 10); keepgrad keeps layer_inputs."""
         x = np.asarray(x)
         if x.dtype.kind != "f":
-            raise TypeError(f"the images have dtype {x.dtype}, expected floats (x / 255)")
+            raise TypeError(f"images have dtype {x.dtype}, expected floats: np.float32(x) / 255")
         if keepgrad:
             self.layer_inputs = []
         for layer in self.layers:
