@@ -1,7 +1,6 @@
 """What the README says and shows is true: its code runs, its links lead, its names exist."""
 import inspect
 import io
-import math
 import re
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import photos
 import pytest
-from helpers import CASES, PROJECT, README, assert_as_defined
+from helpers import PROJECT, README
 from matplotlib.backend_bases import MouseEvent
 from PIL import Image
 
@@ -160,29 +159,6 @@ def test_commands_are_the_same_in_both_languages_and_their_options_exist(monkeyp
     monkeypatch.setattr("sys.argv", ["cnn_numpy.py", "--help"])
     pytest.raises(SystemExit, cnn_numpy.main)
     assert named <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
-
-
-def names_of(kinds, **names):
-    """Return the names of a file that holds some classes below some imports."""
-    exec("\n".join(map(inspect.getsource, kinds)), names)
-    return names
-
-
-@pytest.mark.parametrize("name, arguments, x_shape, y_shape", CASES)
-def test_a_layer_stands_alone_with_its_base_classes(name, arguments, x_shape, y_shape):
-    has_parameters = name in ("LinearLayer", "ConvolutionLayer")
-    bases = ["NetworkLayer"] + ["ParamLayer"] * has_parameters
-    names = names_of([getattr(cnn_numpy, kind) for kind in (*bases, name)], math=math, np=np)
-    rng, layer = np.random.default_rng(0), names[name](*arguments)
-    assert_as_defined(layer, rng.standard_normal(x_shape), rng.standard_normal(y_shape))
-    if has_parameters:
-        layer.update(0.1)
-
-
-def test_the_loss_stands_alone():
-    names = names_of([cnn_numpy.NetworkLayer, cnn_numpy.CrossEntropyLoss], math=math, np=np)
-    x, loss_func = np.zeros((1, 2)), names["CrossEntropyLoss"]()
-    assert loss_func.forward(x, [0]) == np.log(2) and loss_func.backward(x, [0])[0, 1] == 0.5
 
 
 def test_what_may_be_deleted_when_copying(digits):
