@@ -1,4 +1,7 @@
-"""Each layer and the loss, beside their definitions in loops, in the order of cnn_numpy.py."""
+"""Each layer and the loss, beside their definitions in loops, in the order of cnn_numpy.py.
+
+Every class is taken alone, as a reader pastes it into the series' file.
+"""
 import inspect
 import re
 
@@ -11,10 +14,10 @@ import cnn_numpy
 
 
 def alone(name):
-    """Return a class as a reader pastes it: below an import of NumPy and base classes of theirs."""
-    source = inspect.getsource(getattr(cnn_numpy, name))
-    names = {"np": np}
-    exec("class NetworkLayer: pass\nclass ParamLayer(NetworkLayer): pass\n" + source, names)
+    """Return a class as it is in a file that imports NumPy and has base classes of its own."""
+    bases = "import numpy as np\nclass NetworkLayer: pass\nclass ParamLayer(NetworkLayer): pass\n"
+    names = {}
+    exec(bases + inspect.getsource(getattr(cnn_numpy, name)), names)
     return names[name]
 
 
@@ -65,18 +68,20 @@ def results(layer, x, y_grad):
     return arrays
 
 
+DEFINITIONS = {
+    "MaxPoolingLayer": (definitions.max_pooling, definitions.max_pooling_backward, ["k1", "k2"]),
+    "ReLULayer": (definitions.relu, definitions.relu_backward, []),
+    "LinearLayer": (definitions.linear, definitions.linear_backward, ["w", "b"]),
+    "ConvolutionLayer": (definitions.convolution, definitions.convolution_backward, ["k", "b"]),
+}
+
+
 def definition(layer, x, y_grad):
     """Return the same arrays, as definitions.py computes them."""
-    name, arguments = {
-        "MaxPoolingLayer": ("max_pooling", ["k1", "k2"]),
-        "ReLULayer": ("relu", []),
-        "LinearLayer": ("linear", ["w", "b"]),
-        "ConvolutionLayer": ("convolution", ["k", "b"]),
-    }[type(layer).__name__]
-    arguments = [getattr(layer, argument) for argument in arguments]
-    arrays = {"y": getattr(definitions, name)(x, *arguments)}
-    grads = getattr(definitions, f"{name}_backward")(x, *arguments, y_grad)
-    for name, grad in grads.items():
+    forward, backward, names = DEFINITIONS[type(layer).__name__]
+    arguments = [getattr(layer, name) for name in names]
+    arrays = {"y": forward(x, *arguments)}
+    for name, grad in backward(x, *arguments, y_grad).items():
         arrays[f"{name}_grad"] = grad
     return arrays
 

@@ -148,6 +148,18 @@ def test_train_is_gradient_descent_in_the_order_given():
     assert network.layer_inputs == []
 
 
+def test_train_leaves_out_the_gradient_of_the_images():
+    network, (x, y), returned = network_of(6), images(5), []
+    backward = network.backward
+
+    def backward_and_note(*arguments, **options):
+        returned.append(backward(*arguments, **options))
+
+    network.backward = backward_and_note
+    network.train(x, y, 5, 1, 0.1)
+    assert returned == [None]
+
+
 def test_test_is_the_mean_loss_of_all_images_and_changes_nothing():
     network, (x, y) = network_of(6), images(25)
     loss = network.test(test_x=x, test_y=y, batch_size=10)
@@ -187,11 +199,18 @@ def test_predict_of_no_images_is_an_error():
         network_of(1).predict(images(0)[0])
 
 
+def test_a_layer_of_ones_own_is_trained():
+    network, (x, y) = network_of(1), images(5)
+    network.layers.insert(0, Scale())
+    network.train(x, y, 5, 1, 0.1)
+    assert network.layers[0].scale != 1
+
+
 @pytest.mark.parametrize("layers, shape, classes", [
     ([LinearLayer(3, 2)], (3,), 2),
-    ([FlattenLayer(), Scale(), LinearLayer(784, 26)], (1, 28, 28), 26),
+    ([FlattenLayer(), LinearLayer(784, 26)], (1, 28, 28), 26),
     ([ConvolutionLayer(3, 1, 5, 3), FlattenLayer(), LinearLayer(16 * 8, 12)], (3, 20, 10), 12),
-], ids=["one layer", "a layer of one's own, 26 classes", "colours, 12 classes"])
+], ids=["one layer", "26 classes", "colours, 12 classes"])
 def test_other_layers_learn_other_images_and_classes(layers, shape, classes):
     network = network_of(1)
     network.layers = layers
