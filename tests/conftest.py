@@ -21,8 +21,10 @@ def digits():
 def readme():
     """Return a function that runs the README's block of code with some words in it."""
     def run(words):
-        [block] = [each for each in re.findall(r"```python\n([^`]*)```", README) if words in each]
-        exec(compile(block, "README.md", "exec"), names := {})
+        blocks = re.findall(r"```python\n([^`]*)```", README)
+        [block] = [block for block in blocks if words in block]
+        names = {}
+        exec(compile(block, "README.md", "exec"), names)
         return names
     return run
 

@@ -108,7 +108,10 @@ def unfold_k(k, H, W):
 
 
 def convolution_second_form(x, k, y_grad):
-    """Return Y'' = X'' K''^T, still without b, and dL/dX'' = dL/dY'' K'', as the articles do."""
+    """Return Y'' = X'' K''^T, still without b, and dL/dX'' = dL/dY'' K''.
+
+    So the articles' code computes it; their formula prints K''^T for the second K''.
+    """
     x_rows, k_rows = x.reshape(len(x), -1), unfold_k(k, *x.shape[2:])  # X'' and K''
     y_rows, x_grad_rows = x_rows @ k_rows.T, y_grad.reshape(len(x), -1) @ k_rows
     return y_rows.reshape(y_grad.shape), x_grad_rows.reshape(x.shape)
