@@ -194,7 +194,8 @@ def test_a_kernel_of_another_size_can_be_assigned():
     (3, 4, 4), (2, 48), (2, 4, 4, 3), (2, 1, 4, 4), (2, 3, 1, 4), (2, 3, 4, 2)])
 def test_the_convolution_names_the_shape_found_and_expected(shape):
     layer = alone("ConvolutionLayer")(3, 1, 2, 3)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(shape))}.*expected.*\(B, 3, H, W\)"):
+    found = re.escape(str(shape))
+    with pytest.raises(ValueError, match=rf"{found}, expected \(B, 3, >= 2, >= 3\)"):
         layer.forward(np.zeros(shape))
 
 

@@ -1,4 +1,5 @@
 """The network: its layers in a row, gradient descent, files, and PyTorch as another judge."""
+import inspect
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import NAME, PROJECT, assert_all_same, assert_same
 
+import cnn_numpy
 from cnn_numpy import ConvolutionLayer, ConvolutionNeuralNetwork, FlattenLayer, LinearLayer
 
 
@@ -232,9 +234,9 @@ def test_images_and_labels_may_be_lists():
 
 @pytest.mark.parametrize("x, y, error", [
     (np.zeros((0, 1, 28, 28)), [], "0 images"),
-    (np.zeros((3, 1, 28, 28)), [1, 2], "3 images and 2 labels"),
+    (np.zeros((3, 1, 28, 28)), [1, 2], "3 images, 2 labels"),
     (np.zeros((3, 1, 28, 28)), [1, 2, 10], "10.*expected integers 0 to 9"),
-    (np.zeros((3, 1, 28, 28), np.uint8), [1, 2, 3], "uint8, expected floats from 0 to 1"),
+    (np.zeros((3, 1, 28, 28), np.uint8), [1, 2, 3], "uint8, expected floats"),
 ], ids=["none", "few labels", "label 10", "integers"])
 def test_what_cannot_be_learned_is_refused(x, y, error):
     with pytest.raises((ValueError, TypeError), match=error):
@@ -324,3 +326,33 @@ def test_pytorch_computes_the_same():
     for theirs, (name, grad) in zip(other.parameters(), arrays_of(network, "_grad").items()):
         grad = grad.T if grad.shape == (400, 10) else grad
         assert_same(f"dL/d{name}", grad.reshape(theirs.shape), theirs.grad.numpy(), 1e-5)
+
+
+# The contract
+
+SIGNATURES = """
+load_dataset(folder: str, shuffle: bool = False) -> tuple[np.ndarray, np.ndarray]
+NetworkLayer.forward(self, x: np.ndarray) -> np.ndarray
+NetworkLayer.backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray
+MaxPoolingLayer.__init__(self, k1: int, k2: int) -> None
+FlattenLayer.__init__(self, start: int = 1, end: int = -1) -> None
+ParamLayer.update(self, lr: float) -> None
+LinearLayer.__init__(self, d1: int, d2: int) -> None
+ConvolutionLayer.__init__(self, c1: int, c2: int, k1: int, k2: int) -> None
+CrossEntropyLoss.forward(self, x: np.ndarray, y: np.ndarray) -> float
+CrossEntropyLoss.backward(self, x: np.ndarray, y: np.ndarray) -> np.ndarray
+ConvolutionNeuralNetwork.forward(self, x: np.ndarray, keepgrad: bool = False) -> np.ndarray
+ConvolutionNeuralNetwork.predict(self, x: np.ndarray) -> np.ndarray
+ConvolutionNeuralNetwork.save(self, path: str) -> None
+ConvolutionNeuralNetwork.load(self, path: str) -> None
+"""
+
+
+@pytest.mark.parametrize("expected", SIGNATURES.split("\n")[1:-1])
+def test_the_signatures_are_those_of_the_articles(expected):
+    name, _ = expected.split("(", 1)
+    function = cnn_numpy
+    for part in name.split("."):
+        function = getattr(function, part)
+    found = str(inspect.signature(function)).replace("numpy.ndarray", "np.ndarray")
+    assert name + found == expected
