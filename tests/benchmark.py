@@ -39,7 +39,7 @@ AVX2 = {  # NumPy's OpenBLAS, PyTorch, its oneDNN and NumPy read this when they 
 class PyTorchNetwork:
     """The same network in PyTorch, as its users write it."""
 
-    def __init__(self, memory_format, network):
+    def __init__(self, memory_format):
         import torch
         from torch import nn
         self.torch, self.memory_format = torch, getattr(torch, memory_format)
@@ -49,11 +49,12 @@ class PyTorchNetwork:
             nn.Flatten(), nn.Linear(400, 10)).to(memory_format=self.memory_format)
         self.loss_func = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(self.layers.parameters(), lr=LR)
-        for number, name in [(0, "k"), (3, "k"), (7, "w")]:
-            weight = getattr(network.layers[number], name)
-            weight = weight.T if name == "w" else weight
-            self.layers[number].weight.data[...] = torch.tensor(weight)
-            self.layers[number].bias.data[...] = torch.tensor(network.layers[number].b.ravel())
+
+    def start_from(self, layers):
+        """Take the parameters of the layers of cnn_numpy."""
+        for number, weight in [(0, layers[0].k), (3, layers[3].k), (7, layers[7].w.T)]:
+            self.layers[number].weight.data[...] = self.torch.tensor(weight)
+            self.layers[number].bias.data[...] = self.torch.tensor(layers[number].b.ravel())
 
     def batches(self, x, y, batch_size):
         """Return pairs of the images and the labels of each batch."""
@@ -82,11 +83,11 @@ class PyTorchNetwork:
 
 
 def make(name):
-    """Return a network; all have the same parameters."""
+    """Return a network."""
+    if name != OURS:
+        return PyTorchNetwork(name)
     from cnn_numpy import ConvolutionNeuralNetwork
-    np.random.seed(1234)
-    network = ConvolutionNeuralNetwork()
-    return network if name == OURS else PyTorchNetwork(name, network)
+    return ConvolutionNeuralNetwork()
 
 
 def memory(name):
@@ -141,6 +142,8 @@ def main():
         print_row("peak memory in MiB", peaks)
         print(f"{'page faults of a step':34}" + "".join(f"{count:19.1f}" for count in faults))
     networks = {name: make(name) for name in names}
+    for name in names[1:]:
+        networks[name].start_from(networks[OURS].layers)
     np.random.seed(1234)
     train = load_dataset(PROJECT / "cv-data" / "train", shuffle=True)
     test = load_dataset(PROJECT / "cv-data" / "test")
