@@ -387,8 +387,8 @@ class ConvolutionNeuralNetwork:
 
     def load(self, path: str) -> None:
         """Take the parameters of a file that save wrote for the same layers."""
-        with np.load(path) as file:
-            arrays = dict(file)
+        with open(path, "rb") as file:
+            arrays = dict(np.load(file))
         found = {name: array.shape for name, array in arrays.items()}
         expected = {name: array.shape for name, array in self._parameters().items()}
         if found != expected:
