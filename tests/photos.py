@@ -33,7 +33,7 @@ def photo_of(digit, size, rng, tall=0.4, pen=0.45, ink=(0.13, 0.13, 0.15), lines
     bottom, side = height / min(size) / 2, width / min(size) / 2  # where the photo ends
 
     photo = np.full((height, width, 3), 0.95)
-    for place in (down, right)[:lines]:
+    for place in (down, right)[:lines]:  # 1 is ruled paper, 2 squared
         photo = darkened(photo, line_amount(place, min(size), rng), LINE)
     photo = darkened(photo, pen_amount(digit, right, down, bottom, side, tall, pen, rng), ink)
     if table == "corner":
@@ -78,4 +78,4 @@ def pen_amount(digit, right, down, bottom, side, tall, pen, rng):
     rows = (down - top) * 160 / tall + large.shape[0] / 2
     columns = (right - left) * 160 / tall + large.shape[1] / 2
     stroke = ndimage.map_coordinates(large, [rows, columns], order=1)
-    return (stroke - pen) * 8 + 0.5  # a pen's edge is sharp
+    return (stroke - pen) * 8 + 0.5  # more pen is a thinner line, with a sharp edge

@@ -35,7 +35,7 @@ def network(digits):
 def sure_digits(network, digits):
     """Return the images (28, 28) of which the network is surest to be a 0, a 2, a 4, a 6, an 8."""
     surest = network.predict(digits[0][:1000]).argmax(axis=0)
-    return digits[0][surest[::2], 0]
+    return digits[0][surest[::2], 0]  # of 0, 2, 4, 6, 8
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def folder(network, tmp_path, monkeypatch):
 
 @pytest.fixture
 def start(monkeypatch):
-    """Return a function that starts a program as Python does, except in a process of its own."""
+    """Return a function that starts a program as Python does, but in this process."""
     def start(name, *arguments):
         monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
         runpy.run_path(str(PROJECT / "tests" / "examples" / name), run_name="__main__")
@@ -111,7 +111,7 @@ def test_layers_draws_the_probabilities_as_bars(network, digits):
 def test_channels_stand_in_rows_in_their_order():
     maps = np.arange(4 * 5 * 5).reshape(4, 5, 5).astype(float)
     picture = layers.in_rows(maps)
-    np.testing.assert_array_equal(picture[6:11, :5], maps[2])  # the first of the second row
+    np.testing.assert_array_equal(picture[6:11, :5], maps[2])  # second row, below a gap
 
 
 # mistakes.py
@@ -204,10 +204,10 @@ def test_a_fast_mouse_leaves_no_gaps(drawing):
     assert abs(steps).max() <= 1
 
 
-@pytest.mark.parametrize("start", [(25, 3), (30, 3)], ids=["on the paper", "beside the paper"])
-def test_between_two_strokes_there_is_no_ink(drawing, start):
+@pytest.mark.parametrize("first", [(25, 3), (30, 3)], ids=["on the paper", "beside the paper"])
+def test_between_two_strokes_there_is_no_ink(drawing, first):
     draw_stroke(drawing, [(3, 3), (3, 25)])
-    draw_stroke(drawing, [start, (25, 3), (25, 25)])
+    draw_stroke(drawing, [first, (25, 3), (25, 25)])
     x = dots_of(drawing)[:, 0] * 28 / 100
     assert set(x.round()) == {3, 25}
 
@@ -268,7 +268,7 @@ def test_an_image_is_as_those_of_mnist(plain_photo):
     middle = [np.average(place, weights=image[0, 0]) for place in (y, x)]
     assert (image.shape, image.dtype) == ((1, 1, 28, 28), np.float32)
     assert (image.min(), image.max()) == (0, 1)
-    np.testing.assert_allclose(middle, 14, atol=0.1)
+    np.testing.assert_allclose(middle, 14, atol=0.1)  # as in MNIST
 
 
 def test_a_photo_is_seen_as_the_camera_was_held(plain_photo):

@@ -55,14 +55,14 @@ def case(request):
     x = (np.random.permutation(size) + 0.25) / size - 0.5  # no two are equal, none is 0
     x = x.reshape(shape)
     y_grad = np.random.standard_normal(layer.forward(x).shape)
-    x.flags.writeable = y_grad.flags.writeable = False  # they belong to the caller
+    x.flags.writeable = y_grad.flags.writeable = False  # nobody may change them
     return layer, x, y_grad
 
 
 def results(layer, x, y_grad):
     """Return y, dL/dX and the gradients of the parameters, as the layer computes them."""
     y = layer.forward(x=x)
-    layer.forward(x - 1)  # which is not what backward goes by
+    layer.forward(x - 1)  # backward must use the x it gets, not the latest forward's
     arrays = {"y": y, "x_grad": layer.backward(x=x, last_x_grad=y_grad)}
     for name, array in vars(layer).items():
         if name.endswith("_grad"):
@@ -157,7 +157,7 @@ def test_flatten_makes_one_axis_of_those_from_start_to_end(arguments, shape):
     x, layer = np.random.random((2, 3, 4, 5)), alone("FlattenLayer")(*arguments)
     y = layer.forward(x)
     assert_same("y", y, x.reshape(shape))
-    assert_same("x_grad", layer.backward(x, y), x)
+    assert_same("x_grad", layer.backward(x, y), x)  # dL/dY = y comes back as x
 
 
 # Linear, convolution
@@ -165,7 +165,7 @@ def test_flatten_makes_one_axis_of_those_from_start_to_end(arguments, shape):
 
 @pytest.mark.parametrize("name, arguments, m", [
     ("LinearLayer", (400, 50), 400), ("ConvolutionLayer", (4, 500, 3, 5), 60)])
-def test_the_first_parameters_are_drawn_evenly_from_their_range(name, arguments, m):
+def test_the_first_parameters_are_drawn_from_their_range_k_or_w_before_b(name, arguments, m):
     np.random.seed(7)
     layer = alone(name)(*arguments)
     np.random.seed(7)
@@ -218,7 +218,7 @@ def test_the_loss_is_what_its_definition_says(y):
 
 def test_logits_far_apart_give_exact_losses_and_gradients():
     x, y = np.float32([[10000, -10000], [-30000, -20000]]), np.array([1, 1])
-    assert LOSS_FUNC.forward(x, y) == 20000 / 2
+    assert LOSS_FUNC.forward(x, y) == (20000 + 0) / 2  # the mean of two losses
     assert LOSS_FUNC.backward(x, y).tolist() == [[0.5, -0.5], [0, 0]]
 
 

@@ -23,8 +23,8 @@ def few_digits(digits, tmp_path, monkeypatch):
 def test_every_link_leads_to_a_heading_a_file_or_the_web():
     titles = re.findall(r"^#+ (.*)", README, re.MULTILINE)
     headings = ["#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
-    for link in re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', README):
-        link = "".join(link)
+    for target, source in re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', README):
+        link = target or source
         assert link in headings or link.startswith("https://") or (PROJECT / link).is_file(), link
 
 
@@ -91,7 +91,7 @@ class WrongLayer(cnn_numpy.LinearLayer):
     def backward(self, x, last_x_grad):
         before = self.b_grad
         x_grad = super().backward(x, last_x_grad)
-        if self.fault == "a sign of x":
+        if self.fault == "the sign of x":
             x_grad = -x_grad
         if self.fault == "a little of b":
             self.b_grad = self.b_grad + 0.001
@@ -101,7 +101,7 @@ class WrongLayer(cnn_numpy.LinearLayer):
 
 
 @pytest.mark.parametrize("fault, name", [
-    ("a sign of x", "x"), ("a little of b", "b"), ("b of the batch before", "b")])
+    ("the sign of x", "x"), ("a little of b", "b"), ("b of the batch before", "b")])
 def test_the_gradient_check_names_the_array_that_is_wrong(check_gradients, fault, name):
     with pytest.raises(AssertionError, match=f"'{name}'"):
         check_gradients(WrongLayer(fault), np.random.default_rng(0).standard_normal((5, 4)))
