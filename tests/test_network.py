@@ -358,4 +358,5 @@ def test_the_signatures_are_those_of_the_articles(expected):
     name, _ = expected.split("(", 1)
     function = attrgetter(name)(cnn_numpy)
     found = str(inspect.signature(function)).replace("numpy.ndarray", "np.ndarray")
-    assert name + found == expected
+    beginning, end = expected.rsplit(")", 1)  # further arguments may come last
+    assert (name + found).startswith(beginning) and found.endswith(end)
