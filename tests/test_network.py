@@ -249,6 +249,11 @@ def test_what_cannot_be_learned_is_refused(x, y, error):
         network_of(1).test(x, y, 3)
 
 
+def test_a_batch_size_below_1_is_refused():
+    with pytest.raises(ValueError, match="batch_size -1"):
+        network_of(1).train(*images(3), -1, 1, 0.1)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", ["images", "k0", "b0", "k3", "b3", "w7", "b7"])
 def test_the_loss_sees_a_nan_wherever_it_is(name):
