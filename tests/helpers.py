@@ -1,5 +1,4 @@
 """What several test files need."""
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,6 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 NAME = "my digits \u6570\u5b57"  # of a file or folder, with what trips up careless code
-if sys.getfilesystemencoding() != "utf-8":  # a locale that knows ASCII only
-    NAME = "my digits"
 
 
 def assert_same(what, actual, expected, error=1e-12):

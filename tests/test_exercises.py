@@ -1,22 +1,9 @@
 """The README's exercises, solved in a few lines each, and what shows that they are solved."""
 import numpy as np
+import pytest
 from scipy import ndimage  # which scikit-learn brings
 
-from cnn_numpy import (
-    ConvolutionLayer,
-    ConvolutionNeuralNetwork,
-    LinearLayer,
-    NetworkLayer,
-    ReLULayer,
-)
-
-X = np.random.default_rng(0).standard_normal((2, 2, 6, 4))
-
-
-def train_three_epochs(network, digits, lr):
-    """Return the training losses of three epochs on a few digits."""
-    x, y = digits
-    return [network.train(x[:400], y[:400], 20, 3, lr) for _ in range(3)]
+from cnn_numpy import ConvolutionLayer, ConvolutionNeuralNetwork, LinearLayer, NetworkLayer
 
 
 class MomentumLinearLayer(LinearLayer):
@@ -31,20 +18,13 @@ class MomentumLinearLayer(LinearLayer):
         self.b -= lr * self.b_sum_grad
 
 
-def test_1_momentum_goes_further_with_short_steps(digits):
-    np.random.seed(0)
-    without, with_momentum = ConvolutionNeuralNetwork(), ConvolutionNeuralNetwork()
-    with_momentum.layers[7] = MomentumLinearLayer(400, 10)
-    losses = train_three_epochs(without, digits, 0.01)
-    assert train_three_epochs(with_momentum, digits, 0.01)[2] < losses[2]
-
-
-def test_1_a_network_with_momentum_can_be_saved_and_loaded(digits, tmp_path):
-    network = ConvolutionNeuralNetwork()
-    network.layers[7] = MomentumLinearLayer(400, 10)
-    train_three_epochs(network, digits, 0.01)
-    network.save(tmp_path / "momentum.npz")
-    ConvolutionNeuralNetwork().load(tmp_path / "momentum.npz")
+def test_1_with_momentum_equal_gradients_make_longer_steps():
+    layer = MomentumLinearLayer(1, 1)
+    layer.w[...] = 0
+    layer.w_grad[...] = 1
+    for w in (-1, -2.9, -5.61):  # steps of 1, 1 + 0.9, 1 + 0.9 + 0.81
+        layer.update(lr=1)
+        assert layer.w == pytest.approx(w)
 
 
 class SigmoidLayer(NetworkLayer):
@@ -59,7 +39,7 @@ class SigmoidLayer(NetworkLayer):
 
 
 def test_2_a_sigmoid_layer_has_the_right_gradient(check_gradients):
-    check_gradients(SigmoidLayer(), X)
+    check_gradients(SigmoidLayer(), np.array([-3.0, 0, 1, 5]))
 
 
 class PaddedConvolutionLayer(ConvolutionLayer):
@@ -86,29 +66,14 @@ class PaddedConvolutionLayer(ConvolutionLayer):
         return x_grad[:, :, p:p + H, p:p + W]  # p:-p would be empty where p is 0
 
 
-def test_3_padding_keeps_the_size_of_an_image():
-    layer = PaddedConvolutionLayer(2, 3, 5, 5, p=2)
-    assert layer.forward(X).shape == (2, 3, 6, 4)
+@pytest.mark.parametrize("p", [0, 2])
+def test_3_a_padded_convolution_has_the_right_gradients(check_gradients, p):
+    layer, x = PaddedConvolutionLayer(2, 3, 3, 3, p), np.random.random((2, 2, 6, 4))
+    assert layer.forward(x).shape == (2, 3, 4 + 2 * p, 2 + 2 * p)
+    check_gradients(layer, x)
 
 
-def test_3_padding_has_the_right_gradients(check_gradients):
-    check_gradients(PaddedConvolutionLayer(2, 3, 5, 5, p=2), X)
-
-
-def test_3_padding_by_0_changes_nothing():
-    layer, padded = ConvolutionLayer(2, 3, 3, 3), PaddedConvolutionLayer(2, 3, 3, 3, p=0)
-    padded.k, padded.b = layer.k, layer.b
-    y = layer.forward(X)
-    np.testing.assert_array_equal(padded.forward(X), y)
-    np.testing.assert_array_equal(padded.backward(X, y), layer.backward(X, y))
-
-
-def test_4_a_second_linear_layer_learns(digits):
-    np.random.seed(0)
-    network = ConvolutionNeuralNetwork()
-    network.layers[7:] = [LinearLayer(400, 100), ReLULayer(), LinearLayer(100, 10)]
-    losses = train_three_epochs(network, digits, 0.1)
-    assert losses[2] < losses[0]
+# Exercise 4 is solved where the README asks for it.
 
 
 def test_5_early_stopping_keeps_the_best_network(digits, tmp_path):
@@ -132,11 +97,7 @@ def warped(image):
     return ndimage.affine_transform(image, matrix, corner, order=1)
 
 
-def test_6_warped_images_move_but_stay_near(digits):
-    np.random.seed(0)
-    moved = []
-    for image in digits[0][:100, 0]:
-        centre = np.array(ndimage.center_of_mass(image))
-        moved.append(np.abs(ndimage.center_of_mass(warped(image)) - centre))
-    assert 0.5 < np.mean(moved) < 1.5
-    assert np.max(moved) < 3
+def test_6_a_warped_image_has_moved_but_stays_near(digits):
+    image = digits[0][0, 0]
+    moved = np.subtract(ndimage.center_of_mass(warped(image)), ndimage.center_of_mass(image))
+    assert 0 < np.abs(moved).max() < 3
