@@ -1,12 +1,11 @@
-"""Let the tests import the module beside this folder, and share the digits and the README."""
-import re
+"""Where the tests find what they test, and what several of them need."""
 import sys
 
 import numpy as np
 import pytest
-from helpers import PROJECT, README
+from helpers import PROJECT, run_readme
 
-sys.path.insert(0, str(PROJECT))
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "examples")]
 
 
 @pytest.fixture(scope="session")
@@ -18,18 +17,6 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def readme():
-    """Return a function that runs the README's block of code with some words in it."""
-    def run(words):
-        blocks = re.findall(r"```python\n([^`]*)```", README)
-        [block] = [block for block in blocks if words in block]
-        names = {}
-        exec(compile(block, "README.md", "exec"), names)
-        return names
-    return run
-
-
-@pytest.fixture(scope="session")
-def check_gradients(readme):
+def check_gradients():
     """Return the README's function, which compares a layer's gradients with slopes."""
-    return readme("def check_gradients")["check_gradients"]
+    return run_readme("def check_gradients")["check_gradients"]

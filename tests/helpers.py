@@ -1,4 +1,5 @@
 """What several test files need."""
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,15 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 NAME = "my digits \u6570\u5b57"  # of a file or folder, with what trips up careless code
+
+
+def run_readme(words):
+    """Run the README's Python that has some words in it; return its names."""
+    blocks = re.findall(r"```python\n([^`]*)```", README)
+    [block] = [block for block in blocks if words in block]
+    names = {}
+    exec(block, names)
+    return names
 
 
 def assert_same(what, actual, expected, error=1e-12):

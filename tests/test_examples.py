@@ -1,9 +1,10 @@
 """The programs in tests/examples do what they say."""
 import runpy
-import sys
 
+import draw
 import matplotlib.pyplot as plt
 import numpy as np
+import photo
 import pytest
 from helpers import PROJECT
 from matplotlib.backend_bases import MouseEvent
@@ -11,10 +12,6 @@ from PIL import Image
 from scipy import ndimage
 
 from cnn_numpy import ConvolutionNeuralNetwork
-
-sys.path.insert(0, str(PROJECT / "tests" / "examples"))  # as for a program that is started there
-import draw
-import photo
 
 
 @pytest.fixture(scope="module")

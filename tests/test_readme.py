@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import PROJECT, README
+from helpers import PROJECT, README, run_readme
 
 import cnn_numpy
 
@@ -21,23 +21,13 @@ def test_both_languages_have_the_same_commands():
     assert english == chinese
 
 
-def test_the_example_prints_the_numbers_in_its_comments(readme, capsys):
-    readme("layer.k[...] = [[1, 2], [3, 4]]")
+def test_the_example_prints_the_numbers_in_its_comments(capsys):
+    run_readme("layer.k[...] = [[1, 2], [3, 4]]")
     printed = " ".join(capsys.readouterr().out.split()).replace(".", "").replace("[ ", "[")
     promised = re.findall(r"# \S+: (\[\[.*?\]\])", README)
     assert len(promised) == 3
     for array in promised:
         assert array in printed
-
-
-def test_training_in_ones_own_code_prints_the_losses_and_saves(
-        readme, digits, tmp_path, monkeypatch, capsys):
-    few = [part[:300] for part in digits]
-    monkeypatch.setattr(cnn_numpy, "load_dataset", lambda folder, shuffle=False: few)
-    monkeypatch.chdir(tmp_path)
-    network = readme("network.train(")["network"]
-    assert re.fullmatch(r"(\d [\d.]+ [\d.]+\n){5}", capsys.readouterr().out)
-    np.testing.assert_array_equal(np.load("five-epochs.npz")["k0"], network.layers[0].k)
 
 
 class AddingLayer(cnn_numpy.LinearLayer):

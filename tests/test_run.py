@@ -124,7 +124,6 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 OPTIONS = ["--batch-size", 30, "--seed", 3, "--lr", 0.3, "--save", "digits.npz"]
-BATCHES = 4 + 2  # of an epoch, since there are 98 images for training and 50 for the test
 
 
 def plain_run(data, epochs):
@@ -177,18 +176,14 @@ def test_a_picture_that_cannot_be_drawn_loses_nothing(data, run):
     assert_saved(network)
 
 
-def press_ctrl_c(monkeypatch, n):
-    """Let Ctrl-C come when the n-th loss is computed, which alone takes a logarithm."""
-    log = Mock(wraps=np.log, side_effect=(n - 1) * [DEFAULT] + [KeyboardInterrupt])
-    monkeypatch.setattr(np, "log", log)
-
-
 @pytest.mark.parametrize("whole", [0, 13])
 def test_after_ctrl_c_the_whole_epochs_are_reported_saved_and_drawn(data, run, monkeypatch, whole):
     older = ConvolutionNeuralNetwork()
     older.save("digits.npz")
     network, _, text = plain_run(data, whole)
-    press_ctrl_c(monkeypatch, BATCHES * whole + 2)  # in the second step of the next epoch
+    losses = whole * (4 + 2)  # of an epoch, of its 98 images for training and 50 for the test
+    ctrl_c = [*losses * [DEFAULT], DEFAULT, KeyboardInterrupt]  # in the next epoch's second step
+    monkeypatch.setattr(np, "log", Mock(wraps=np.log, side_effect=ctrl_c))  # only a loss has a log
     status, out, err = run("--data", data, *OPTIONS)
     assert (status, out) == (130, text)
     assert f" {whole} whole epochs" in err and ("saved: nothing" in err) == (whole == 0)
@@ -266,13 +261,11 @@ def test_the_import_changes_nothing():
         import matplotlib.figure, numpy, PIL.Image, sklearn.metrics
 
         def state():
-            yield "NumPy's generator", str(numpy.random.get_state())
-            yield "NumPy's settings", f"{numpy.geterr()} {numpy.get_printoptions()}"
-            yield "warnings", str(warnings.filters)
-            yield "Matplotlib's settings", str(matplotlib.rcParams)
-            yield "pyplot", "matplotlib.pyplot" in sys.modules
+            return [str(numpy.random.get_state()), numpy.geterr(), numpy.get_printoptions(),
+                    str(warnings.filters), str(matplotlib.rcParams),
+                    "pyplot" if "matplotlib.pyplot" in sys.modules else "no pyplot"]
 
-        before = list(state())
+        before = state()
         import cnn_numpy
         print([now for now, then in zip(state(), before) if now != then])
     """

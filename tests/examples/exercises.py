@@ -1,0 +1,77 @@
+"""The README's exercises, solved in a few lines each."""
+import numpy as np
+from scipy import ndimage  # SciPy, which is installed with scikit-learn
+
+from cnn_numpy import ConvolutionLayer, LinearLayer, NetworkLayer, ReLULayer
+
+
+class MomentumLinearLayer(LinearLayer):
+    """Exercise 1. The sums' names end in _grad, because they are no parameters to save."""
+
+    w_sum_grad = b_sum_grad = 0
+
+    def update(self, lr):
+        self.w_sum_grad = 0.9 * self.w_sum_grad + self.w_grad
+        self.b_sum_grad = 0.9 * self.b_sum_grad + self.b_grad
+        self.w -= lr * self.w_sum_grad
+        self.b -= lr * self.b_sum_grad
+
+
+class SigmoidLayer(NetworkLayer):
+    """Exercise 2."""
+
+    def forward(self, x):
+        return 1 / (1 + np.exp(-x))
+
+    def backward(self, x, last_x_grad):
+        y = self.forward(x)
+        return last_x_grad * y * (1 - y)
+
+
+class PaddedConvolutionLayer(ConvolutionLayer):
+    """Exercise 3."""
+
+    def __init__(self, c1, c2, k1, k2, p):
+        super().__init__(c1, c2, k1, k2)
+        self.p = p
+
+    def pad(self, x):
+        B, C, H, W = x.shape
+        p = self.p
+        padded = np.zeros((C, H + 2 * p, W + 2 * p, B), x.dtype)  # B is innermost in memory
+        padded[:, p:p + H, p:p + W] = x.transpose(1, 2, 3, 0)
+        return padded.transpose(3, 0, 1, 2)  # (B, C, H + 2p, W + 2p)
+
+    def forward(self, x):
+        return super().forward(self.pad(x))
+
+    def backward(self, x, last_x_grad):
+        H, W = x.shape[2:]
+        p = self.p
+        x_grad = super().backward(self.pad(x), last_x_grad)
+        return x_grad[:, :, p:p + H, p:p + W]  # p:-p would be empty where p is 0
+
+
+def add_linear_layer(network):
+    """Exercise 4."""
+    network.layers[7:] = [LinearLayer(400, 100), ReLULayer(), LinearLayer(100, 10)]
+
+
+def train_until_best(network, train, held_out, path):
+    """Exercise 5. Train with images and labels until the loss of others falls no more."""
+    losses = []
+    while not losses or min(losses) in losses[-10:]:
+        network.train(*train, batch_size=100, epochs=200, lr=0.1)
+        losses.append(network.test(*held_out, batch_size=100))
+        if losses[-1] == min(losses):
+            network.save(path)
+    network.load(path)
+    return losses
+
+
+def warped(image):
+    """Exercise 6. Return an image (28, 28), a little turned, stretched, sheared and shifted."""
+    matrix = np.eye(2) + np.random.uniform(-0.15, 0.15, (2, 2))
+    shift = np.random.uniform(-1.5, 1.5, 2)
+    corner = 13.5 - matrix @ [13.5, 13.5] + shift  # so that the middle stays near the middle
+    return ndimage.affine_transform(image, matrix, corner, order=1)
