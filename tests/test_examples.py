@@ -1,5 +1,6 @@
 """The programs in tests/examples do what they say."""
 import runpy
+import shutil
 
 import draw
 import matplotlib.pyplot as plt
@@ -25,8 +26,8 @@ def network(digits):
 
 
 @pytest.fixture
-def start(network, tmp_path, monkeypatch):
-    """Return a function that starts a program beside digits.npz, on a machine without a display."""
+def start(network, data, tmp_path, monkeypatch):
+    """Return a function that starts a program beside digits.npz and cv-data, without a display."""
     def start(name, *arguments):
         monkeypatch.setattr("sys.argv", [name, *arguments])
         return runpy.run_path(str(PROJECT / "tests" / "examples" / name), run_name="__main__")
@@ -34,6 +35,7 @@ def start(network, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plt.switch_backend("agg")
     network.save("digits.npz")
+    shutil.copytree(data, "cv-data")
     return start
 
 
@@ -42,10 +44,10 @@ def test_without_a_network_a_program_names_the_command_that_makes_it(start):
         start("mistakes.py", "--network", "other.npz")
 
 
-@pytest.mark.parametrize("name, picture", [
-    ("layers.py", "layers.png"), ("mistakes.py", "wrong.png")])
-def test_a_program_draws_its_picture(start, name, picture):
-    start(name)
+@pytest.mark.parametrize("picture, command", [
+    ("layers.png", ["layers.py", "--image", "0"]), ("wrong.png", ["mistakes.py"])])
+def test_a_program_draws_its_picture(start, picture, command):
+    start(*command)
     assert np.ptp(plt.imread(picture)) == 1  # from black to white
 
 

@@ -10,7 +10,7 @@ from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
-from helpers import NAME, PROJECT, assert_same
+from helpers import PROJECT, assert_same
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
@@ -19,19 +19,6 @@ from sklearn.metrics import classification_report
 from cnn_numpy import ConvolutionNeuralNetwork, load_dataset
 
 SCRIPT = PROJECT / "cnn_numpy.py"
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """Return a folder with one in a hundred of the digits, those whose names end in 77.png."""
-    folder = tmp_path_factory.mktemp("data") / NAME
-    others = shutil.ignore_patterns("*[!7].png", "*[!7]7.png")
-    shutil.copytree(PROJECT / "cv-data", folder, ignore=others)
-    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):  # macOS and Windows leave these behind
-        (folder / "train" / "7" / name).write_bytes(b"no image")
-    first = min((folder / "train" / "1").iterdir())
-    first.rename(first.with_name("9.png"))  # last as text, first as a number
-    return folder
 
 
 # Loading the images
