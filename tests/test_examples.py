@@ -4,11 +4,14 @@ import shutil
 
 import draw
 import matplotlib.pyplot as plt
+import mistakes
 import numpy as np
 import photo
 import pytest
 from helpers import PROJECT
 from matplotlib.backend_bases import MouseEvent
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
@@ -47,18 +50,25 @@ def test_without_a_network_a_program_names_the_command_that_makes_it(start):
 @pytest.mark.parametrize("picture, command", [
     ("layers.png", ["layers.py", "--image", "0"]), ("wrong.png", ["mistakes.py"])])
 def test_a_program_draws_its_picture(start, picture, command):
+    ConvolutionNeuralNetwork().save("digits.npz")  # which has learned nothing and is often wrong
     start(*command)
     assert np.ptp(plt.imread(picture)) == 1  # from black to white
 
 
+def test_the_most_wrong_answer_is_the_first_mistake():
+    probabilities = np.array([[0.4, 0.6], [0.9, 0.1], [0.1, 0.9], [0.2, 0.8]])
+    order = mistakes.find_mistakes(probabilities, np.array([0, 0, 0, 1]))
+    assert order.tolist() == [2, 0]  # with 0.1 and 0.4 for the right digit
+
+
 def test_a_seven_drawn_with_the_mouse_is_known(network):
-    figure = plt.figure(figsize=(9, 4.8))
-    drawing = draw.Drawing(figure, network)
-    figure.canvas.draw()
+    canvas = FigureCanvasAgg(Figure(figsize=(9, 4.8)))  # which is shown nowhere
+    drawing = draw.Drawing(canvas.figure, network)
+    canvas.draw()
     name = "button_press_event"
     for point in [(30, 20), (70, 20), (45, 85)]:
         place = drawing.paper.transData.transform(point)
-        figure.canvas.callbacks.process(name, MouseEvent(name, figure.canvas, *place, button=1))
+        canvas.callbacks.process(name, MouseEvent(name, canvas, *place, button=1))
         name = "motion_notify_event"
     drawing.show_answer()
     assert np.argmax([bar.get_height() for bar in drawing.bars]) == 7

@@ -23,8 +23,7 @@ def alone(name):
 
 CASES = {  # a layer's class, its arguments by the articles' names, the shape of its x
     "pooling": ("MaxPoolingLayer", {"k1": 3, "k2": 2}, (2, 3, 6, 4)),
-    "ReLU, images": ("ReLULayer", {}, (2, 3, 4, 5)),
-    "ReLU, a row": ("ReLULayer", {}, (7,)),
+    "ReLU": ("ReLULayer", {}, (2, 3, 4, 5)),
     "linear": ("LinearLayer", {"d1": 4, "d2": 3}, (5, 4)),
     "convolution": ("ConvolutionLayer", {"c1": 2, "c2": 3, "k1": 2, "k2": 3}, (2, 2, 5, 4)),
     "a wide kernel": ("ConvolutionLayer", {"c1": 2, "c2": 2, "k1": 1, "k2": 5}, (3, 2, 3, 6)),

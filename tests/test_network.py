@@ -53,6 +53,28 @@ def test_backward_without_a_kept_forward_is_an_error():
         network.backward(network.forward(x))
 
 
+def test_pytorch_computes_the_same():
+    torch = pytest.importorskip("torch")
+    network, (x, y) = network_of(11), images(20)
+    logits = network.forward(x, keepgrad=True)
+    x_grad = network.backward(network.loss_func.backward(logits, y))
+    grads = {"images": x_grad, **arrays_of(network, "_grad")}
+
+    theirs = {}
+    for name, array in [("images", x), *arrays_of(network).items()]:
+        theirs[name] = torch.tensor(array, requires_grad=True)
+    functions, (z, k0, b0, k3, b3, w7, b7) = torch.nn.functional, theirs.values()
+    z = functions.conv2d(z, k0, b0.flatten())
+    z = functions.relu(functions.max_pool2d(z, 2))
+    z = functions.conv2d(z, k3, b3.flatten())
+    z = functions.relu(functions.max_pool2d(z, 2))
+    z = z.flatten(1) @ w7 + b7
+    functions.cross_entropy(z, torch.tensor(y)).backward()
+    assert_same("the logits", logits, z.detach().numpy(), 1e-5)
+    for name, tensor in theirs.items():
+        assert_same(f"dL/d{name}", grads[name], tensor.grad.numpy(), 1e-5)
+
+
 def test_between_the_layers_the_batch_is_innermost_in_memory():
     network, (x, y) = network_of(1), images(5)
     grad = network.loss_func.backward(network.forward(x, keepgrad=True), y)
@@ -170,9 +192,6 @@ def test_other_layers_learn_other_images_and_classes(layers, shape, classes):
     assert network.predict(x).shape == (52, classes)
 
 
-# What comes in
-
-
 @pytest.mark.parametrize("count, y, dtype, batch_size, error", [
     (0, [], float, 3, "0 images"),
     (3, [1, 2], float, 3, "3 images, 2 labels"),
@@ -243,28 +262,3 @@ def test_half_a_file_changes_nothing(tmp_path):
     with pytest.raises(Exception, match="zip|pickle"):  # as np.load says it
         network.load(path)
     assert_all_same(arrays_of(network), arrays_of(network_of(13)), 0)
-
-
-# Another judge
-
-
-def test_pytorch_computes_the_same():
-    torch = pytest.importorskip("torch")
-    network, (x, y) = network_of(11), images(20)
-    logits = network.forward(x, keepgrad=True)
-    x_grad = network.backward(network.loss_func.backward(logits, y))
-    grads = {"images": x_grad, **arrays_of(network, "_grad")}
-
-    theirs = {}
-    for name, array in [("images", x), *arrays_of(network).items()]:
-        theirs[name] = torch.tensor(array, requires_grad=True)
-    functions, (z, k0, b0, k3, b3, w7, b7) = torch.nn.functional, theirs.values()
-    z = functions.conv2d(z, k0, b0.flatten())
-    z = functions.relu(functions.max_pool2d(z, 2))
-    z = functions.conv2d(z, k3, b3.flatten())
-    z = functions.relu(functions.max_pool2d(z, 2))
-    z = z.flatten(1) @ w7 + b7
-    functions.cross_entropy(z, torch.tensor(y)).backward()
-    assert_same("the logits", logits, z.detach().numpy(), 1e-5)
-    for name, tensor in theirs.items():
-        assert_same(f"dL/d{name}", grads[name], tensor.grad.numpy(), 1e-5)
