@@ -3,7 +3,7 @@
 Read it beside cnn_numpy.py, which computes the same with whole arrays. np.ndindex(2, 3) gives all
 pairs i, j with i below 2 and j below 3, so a loop over it is a loop in a loop. Every backward of
 a layer takes dL/dY and returns the gradients of x and of the parameters by their names: how much
-L grows with each of these numbers. Where one went into a sum, its gradient is a sum: hence each +=.
+L grows with each of these numbers. One that is used several times adds up gradients: hence each +=.
 """
 import math
 
@@ -110,11 +110,12 @@ def unfold_k(k, H, W):
 def convolution_second_form(x, k, y_grad):
     """Return Y'' = X'' K''^T, still without b, and dL/dX'' = dL/dY'' K''.
 
-    So the articles' code computes it; their formula prints K''^T for the second K''.
+    The articles' code does so, too; their formula prints K''^T in place of the second K''.
     """
-    x_rows, k_rows = x.reshape(len(x), -1), unfold_k(k, *x.shape[2:])  # X'' and K''
-    y_rows, x_grad_rows = x_rows @ k_rows.T, y_grad.reshape(len(x), -1) @ k_rows
-    return y_rows.reshape(y_grad.shape), x_grad_rows.reshape(x.shape)
+    k_rows = unfold_k(k, *x.shape[2:])  # K''
+    y = x.reshape(len(x), -1) @ k_rows.T
+    x_grad = y_grad.reshape(len(x), -1) @ k_rows
+    return y.reshape(y_grad.shape), x_grad.reshape(x.shape)
 
 
 def softmax(x):
@@ -132,7 +133,7 @@ def cross_entropy(x, y):
 
 
 def cross_entropy_backward(x, y):
-    """Return dL/dx: what each probability is too high, which at the label is p - 1, over B."""
+    """Return dL/dx = (p - q) / B, where q is 1 at the label, else 0."""
     p, x_grad = softmax(x), np.zeros(x.shape)
     for n, c in np.ndindex(x.shape):
         x_grad[n, c] = (p[n, c] - (c == y[n])) / len(y)

@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Functions that several test files need."""
 import re
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-NAME = "my digits \u6570\u5b57"  # of a file or folder, with what trips up careless code
+NAME = "my digits \u6570\u5b57"  # for files and folders: with a space and Chinese letters
 
 
 def run_readme(words):
@@ -20,15 +20,15 @@ def run_readme(words):
 
 
 def assert_same(what, actual, expected, error=1e-12):
-    """Fail with one line that says what is wrong, and how far, relative to the whole array."""
+    """Fail with one line that says what is wrong, and by how much of the whole array."""
     if actual.shape != expected.shape:
         pytest.fail(f"{what} has shape {actual.shape}, expected {expected.shape}", pytrace=False)
-    size = max(np.linalg.norm(expected), 1e-99)
-    off = np.linalg.norm(actual - expected) / size
+    norm = max(np.linalg.norm(expected), 1e-99)
+    off = np.linalg.norm(actual - expected) / norm
     if not off <= error:  # true for NaN, too
         message = f"{what} is off by {off:.2g} of its size"
-        factor = np.vdot(expected, actual) / size**2
-        if np.linalg.norm(actual - factor * expected) <= 1e-6 * size:
+        factor = np.vdot(expected, actual) / norm**2  # which brings expected nearest to actual
+        if np.linalg.norm(actual - factor * expected) <= 1e-6 * norm:
             message += f": it is {factor:.4g} times what it should be"
         pytest.fail(message, pytrace=False)
 

@@ -12,7 +12,6 @@ from helpers import PROJECT
 from matplotlib.backend_bases import MouseEvent
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from scipy import ndimage
 
 from cnn_numpy import ConvolutionNeuralNetwork
@@ -31,15 +30,15 @@ def network(digits):
 @pytest.fixture
 def start(network, data, tmp_path, monkeypatch):
     """Return a function that starts a program beside digits.npz and cv-data, without a display."""
-    def start(name, *arguments):
+    def start_program(name, *arguments):
         monkeypatch.setattr("sys.argv", [name, *arguments])
-        return runpy.run_path(str(PROJECT / "tests" / "examples" / name), run_name="__main__")
+        runpy.run_path(str(PROJECT / "tests" / "examples" / name), run_name="__main__")
 
     monkeypatch.chdir(tmp_path)
     plt.switch_backend("agg")
     network.save("digits.npz")
     shutil.copytree(data, "cv-data")
-    return start
+    return start_program
 
 
 def test_without_a_network_a_program_names_the_command_that_makes_it(start):
@@ -50,9 +49,9 @@ def test_without_a_network_a_program_names_the_command_that_makes_it(start):
 @pytest.mark.parametrize("picture, command", [
     ("layers.png", ["layers.py", "--image", "0"]), ("wrong.png", ["mistakes.py"])])
 def test_a_program_draws_its_picture(start, picture, command):
-    ConvolutionNeuralNetwork().save("digits.npz")  # which has learned nothing and is often wrong
+    ConvolutionNeuralNetwork().save("digits.npz")  # one that makes mistakes
     start(*command)
-    assert np.ptp(plt.imread(picture)) == 1  # from black to white
+    assert np.ptp(plt.imread(picture)[..., :3]) == 1  # from black to white
 
 
 def test_the_most_wrong_answer_is_the_first_mistake():
@@ -65,35 +64,35 @@ def test_a_seven_drawn_with_the_mouse_is_known(network):
     canvas = FigureCanvasAgg(Figure(figsize=(9, 4.8)))  # which is shown nowhere
     drawing = draw.Drawing(canvas.figure, network)
     canvas.draw()
-    name = "button_press_event"
-    for point in [(30, 20), (70, 20), (45, 85)]:
+    for name, point in [("button_press_event", (30, 20)), ("motion_notify_event", (70, 20)),
+                        ("motion_notify_event", (45, 85))]:
         place = drawing.paper.transData.transform(point)
         canvas.callbacks.process(name, MouseEvent(name, canvas, *place, button=1))
-        name = "motion_notify_event"
     drawing.show_answer()
     assert np.argmax([bar.get_height() for bar in drawing.bars]) == 7
 
 
-def photo_of(digit, ink=30, lines=255, table=255, light=1.0):
+def save_photo(path, digit, ink=30, lines=255, table=255, light=1.0):
     """Save a photo of a digit on paper; ink, lines and table are grey levels, 0 is black."""
     photo = np.full((280, 360), 255)
     photo[9::30] = photo[:, 9::30] = lines  # squared paper
-    photo[80:220, 120:260][ndimage.zoom(digit, 5, order=1) > 0.5] = ink
-    photo[:, 340:] = table
-    photo = photo * np.linspace(light, 1, 360)  # light that falls from the side
-    Image.fromarray(np.uint8(photo)).save("photo.png")
+    has_ink = ndimage.zoom(digit, 5, order=1) > 0.5  # (140, 140)
+    photo[80:220, 120:260][has_ink] = ink
+    photo[:, 340:] = table  # beside the paper
+    photo = photo * np.linspace(light, 1, 360)  # from the left side to the right
+    plt.imsave(path, photo, cmap="gray", vmin=0, vmax=255)
 
 
 @pytest.mark.parametrize("kind", [
     {}, {"ink": 150}, {"lines": 180}, {"table": 60}, {"light": 0.5}], ids=str)
 def test_a_photo_of_a_digit_is_known(start, network, digits, capsys, kind):
-    surest = network.predict(digits[0]).argmax(axis=0)  # of the images
-    photo_of(digits[0][surest[2], 0], **kind)
-    start("photo.py", "photo.png")  # which shows no window
+    certainty = network.predict(digits[0])[:, 2]  # that an image is a 2
+    save_photo("photo.png", digits[0][certainty.argmax(), 0], **kind)
+    start("photo.py", "photo.png")
     assert "photo.png: this is a 2 " in capsys.readouterr().out
 
 
-def test_a_photo_without_a_digit_is_refused(start):
-    photo_of(np.zeros((28, 28)))
+def test_a_photo_without_a_digit_is_refused(tmp_path):
+    save_photo(tmp_path / "photo.png", np.zeros((28, 28)))
     with pytest.raises(ValueError, match="shows 0 dark shapes .*, expected one digit"):
-        photo.digit_image("photo.png")
+        photo.digit_image(tmp_path / "photo.png")

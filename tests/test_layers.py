@@ -33,15 +33,15 @@ CASES = {  # a layer's class, its arguments by the articles' names, the shape of
 
 @pytest.fixture(params=CASES)
 def case(request):
-    """Return a layer, an x and a dL/dY; these are float64, where rounding hides nothing."""
+    """Return a layer, x and dL/dY. The arrays are float64, in which rounding hides nothing."""
     name, arguments, shape = CASES[request.param]
     np.random.seed(1)
     layer = alone(name)(**arguments)
     size = np.prod(shape)
-    x = (np.random.permutation(size) + 0.25) / size - 0.5  # no two are equal, none is 0
-    x = x.reshape(shape)
+    x = np.random.permutation(size) - size / 2 + 0.25  # no two are equal and none is 0: there
+    x = x.reshape(shape) / size  # pooling and ReLU would have no slope
     y_grad = np.random.standard_normal(layer.forward(x).shape)
-    x.flags.writeable = y_grad.flags.writeable = False  # nobody may change them
+    x.flags.writeable = y_grad.flags.writeable = False  # a layer must not change them
     return layer, x, y_grad
 
 
@@ -70,7 +70,7 @@ def test_a_layer_is_what_its_definition_says(case):
     forward, backward, names = DEFINITIONS[type(layer).__name__]
     arguments = [getattr(layer, name) for name in names]
     assert_same("y", layer.forward(x=x), forward(x, *arguments), 1e-13)
-    layer.forward(x - 1)  # backward must use the x it gets, not the latest forward's
+    layer.forward(x - 1)  # backward must not use this x
     assert_all_same(gradients(layer, x, y_grad), backward(x, *arguments, y_grad), 1e-13)
 
 
@@ -94,8 +94,8 @@ def test_a_nan_anywhere_in_x_comes_through(case):
         assert np.isnan(layer.forward(broken)).any(), f"the NaN at {index} is hidden"
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 4, 5), (2, 4, 5, 3)])  # one image, channels last
-@pytest.mark.parametrize("name, arguments", [
+@pytest.mark.parametrize("shape", [(1, 3, 4, 5), (2, 4, 5, 3)])  # one image; channels last
+@pytest.mark.parametrize("name, arguments", [  # layers whose y has the shape of x
     ("MaxPoolingLayer", (1, 1)), ("ReLULayer", ()), ("ConvolutionLayer", (3, 3, 1, 1))])
 def test_a_gradient_of_another_shape_is_refused(name, arguments, shape):
     with pytest.raises(ValueError, match=rf"{re.escape(str(shape))}, expected \(2, 3, 4, 5\)"):
@@ -119,7 +119,7 @@ def test_windows_that_do_not_fill_the_image_are_refused(k1, k2):
         alone("MaxPoolingLayer")(k1, k2).forward(np.zeros((2, 3, 4, 4)))
 
 
-def test_relu_has_no_slope_at_zero():
+def test_relu_passes_no_gradient_at_zero():
     x_grad = alone("ReLULayer")().backward(np.array([-1.0, 0, 2]), np.array([3.0, 3, 3]))
     assert x_grad.tolist() == [0, 0, 3]
 
@@ -136,16 +136,16 @@ def test_flatten_makes_one_axis_of_those_from_start_to_end(arguments, shape):
 # Linear, convolution
 
 
-@pytest.mark.parametrize("name, arguments, m", [
-    ("LinearLayer", (400, 50), 400), ("ConvolutionLayer", (4, 500, 3, 5), 60)])
-def test_the_first_parameters_are_drawn_from_their_range_k_or_w_before_b(name, arguments, m):
+@pytest.mark.parametrize("name, arguments, weights, bound", [
+    ("LinearLayer", (4, 3), "w", 1 / 2), ("ConvolutionLayer", (2, 3, 3, 6), "k", 1 / 6)])
+def test_weights_and_then_biases_are_drawn_up_to_1_over_the_root_of_m(
+        name, arguments, weights, bound):
     np.random.seed(7)
     layer = alone(name)(*arguments)
     np.random.seed(7)
-    for name, values in vars(layer).items():
-        if not name.endswith("_grad"):  # w or k first, then b
-            drawn = np.random.uniform(-m ** -0.5, m ** -0.5, values.shape)
-            assert_same(name, values, drawn.astype(np.float32), 0)
+    for parameter in (getattr(layer, weights), layer.b):
+        drawn = np.random.uniform(-bound, bound, parameter.shape)
+        assert_same("a parameter", parameter, drawn.astype(np.float32), 0)
 
 
 def test_the_convolution_is_the_second_form_too():
@@ -168,10 +168,9 @@ def test_a_kernel_of_another_size_can_be_assigned():
 @pytest.mark.parametrize("shape", [
     (3, 4, 4), (2, 48), (2, 4, 4, 3), (2, 1, 4, 4), (2, 3, 1, 4), (2, 3, 4, 2)])
 def test_the_convolution_names_the_shape_found_and_expected(shape):
-    layer = alone("ConvolutionLayer")(3, 1, 2, 3)
     found = re.escape(str(shape))
     with pytest.raises(ValueError, match=rf"{found}, expected \(B, 3, >= 2, >= 3\)"):
-        layer.forward(np.zeros(shape))
+        alone("ConvolutionLayer")(3, 1, 2, 3).forward(np.zeros(shape))
 
 
 # The loss
@@ -197,10 +196,10 @@ def test_logits_far_apart_give_exact_losses_and_gradients():
     assert LOSS_FUNC.backward(x, y).tolist() == [[0.5, -0.5], [0, 0]]
 
 
-@pytest.mark.parametrize("y, found", [
-    ([0, -1], "-1"), ([3, 0], "3"), ([0.0, 1.0], "0"), ([True, False], "True"),
+@pytest.mark.parametrize("y, shown", [
+    ([0, -1], "[-1  0]"), ([3, 0], "[0 3]"), ([0.0, 1.0], "[0. 1.]"), ([True, False], "True]"),
     ([0], "(1,)"), ([[0], [1]], "(2, 1)"), (0, "()")], ids=str)
-def test_labels_that_do_not_fit_are_refused(y, found):
+def test_labels_that_do_not_fit_are_refused_and_shown(y, shown):
     for call in (LOSS_FUNC.forward, LOSS_FUNC.backward):
-        with pytest.raises(ValueError, match=f"{re.escape(found)}.*expected"):
+        with pytest.raises(ValueError, match=re.escape(shown)):
             call(np.zeros((2, 3)), np.array(y))
