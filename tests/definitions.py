@@ -3,7 +3,8 @@
 Read it beside cnn_numpy.py, which computes the same with whole arrays. np.ndindex(2, 3) gives all
 pairs i, j with i below 2 and j below 3, so a loop over it is a loop in a loop. Every backward of
 a layer takes dL/dY and returns the gradients of x and of the parameters by their names: how much
-L grows with each of these numbers. One that is used several times adds up gradients: hence each +=.
+L grows with each of these numbers. A number that is used several times gets the sum of its
+gradients: hence += in backward.
 """
 import math
 
@@ -110,7 +111,7 @@ def unfold_k(k, H, W):
 def convolution_second_form(x, k, y_grad):
     """Return Y'' = X'' K''^T, still without b, and dL/dX'' = dL/dY'' K''.
 
-    The articles' code does so, too; their formula prints K''^T in place of the second K''.
+    The articles' code does so, too; their formula of dL/dX'' prints K''^T for K''.
     """
     k_rows = unfold_k(k, *x.shape[2:])  # K''
     y = x.reshape(len(x), -1) @ k_rows.T

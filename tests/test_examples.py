@@ -23,7 +23,7 @@ def network(digits):
     np.random.seed(1)
     network = ConvolutionNeuralNetwork()
     for _ in range(4):
-        network.train(digits[0][:2500], digits[1][:2500], batch_size=25, epochs=4, lr=0.1)
+        network.train(digits[0][:2500], digits[1][:2500], batch_size=25, epochs=1, lr=0.1)
     return network
 
 
@@ -49,7 +49,7 @@ def test_without_a_network_a_program_names_the_command_that_makes_it(start):
 @pytest.mark.parametrize("picture, command", [
     ("layers.png", ["layers.py", "--image", "0"]), ("wrong.png", ["mistakes.py"])])
 def test_a_program_draws_its_picture(start, picture, command):
-    ConvolutionNeuralNetwork().save("digits.npz")  # one that makes mistakes
+    ConvolutionNeuralNetwork().save("digits.npz")  # it has learned nothing, so it makes mistakes
     start(*command)
     assert np.ptp(plt.imread(picture)[..., :3]) == 1  # from black to white
 
@@ -63,7 +63,7 @@ def test_the_most_wrong_answer_is_the_first_mistake():
 def test_a_seven_drawn_with_the_mouse_is_known(network):
     canvas = FigureCanvasAgg(Figure(figsize=(9, 4.8)))  # which is shown nowhere
     drawing = draw.Drawing(canvas.figure, network)
-    canvas.draw()
+    canvas.draw()  # the empty chart is kept
     for name, point in [("button_press_event", (30, 20)), ("motion_notify_event", (70, 20)),
                         ("motion_notify_event", (45, 85))]:
         place = drawing.paper.transData.transform(point)
@@ -74,13 +74,13 @@ def test_a_seven_drawn_with_the_mouse_is_known(network):
 
 def save_photo(path, digit, ink=30, lines=255, table=255, light=1.0):
     """Save a photo of a digit on paper; ink, lines and table are grey levels, 0 is black."""
-    photo = np.full((280, 360), 255)
-    photo[9::30] = photo[:, 9::30] = lines  # squared paper
+    pixels = np.full((280, 360), 255)
+    pixels[9::30] = pixels[:, 9::30] = lines  # squared paper
     has_ink = ndimage.zoom(digit, 5, order=1) > 0.5  # (140, 140)
-    photo[80:220, 120:260][has_ink] = ink
-    photo[:, 340:] = table  # beside the paper
-    photo = photo * np.linspace(light, 1, 360)  # from the left side to the right
-    plt.imsave(path, photo, cmap="gray", vmin=0, vmax=255)
+    pixels[80:220, 120:260][has_ink] = ink
+    pixels[:, 340:] = table  # beside the paper
+    pixels = pixels * np.linspace(light, 1, 360)  # from the left side to the right
+    plt.imsave(path, pixels, cmap="gray", vmin=0, vmax=255)
 
 
 @pytest.mark.parametrize("kind", [

@@ -33,7 +33,7 @@ def test_5_early_stopping_keeps_the_best_network(digits, tmp_path):
     x, y = digits
     network, held_out = ConvolutionNeuralNetwork(), (x[300:500], y[300:500])
     losses = exercises.train_until_best(network, (x[:300], y[:300]), held_out, tmp_path / "best")
-    assert losses[-11] == min(losses)  # ten epochs without a lower one have followed
+    assert losses[-11] == min(losses)  # the best epoch and ten more
     assert network.test(*held_out, batch_size=100) == min(losses)
 
 

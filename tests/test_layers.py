@@ -14,7 +14,7 @@ import cnn_numpy
 
 
 def alone(name):
-    """Return a class as it is in a file that imports NumPy and has base classes of its own."""
+    """Run the source of a class in a file that has only NumPy and the base classes; return it."""
     bases = "import numpy as np\nclass NetworkLayer: pass\nclass ParamLayer(NetworkLayer): pass\n"
     names = {}
     exec(bases + inspect.getsource(getattr(cnn_numpy, name)), names)
@@ -38,8 +38,8 @@ def case(request):
     np.random.seed(1)
     layer = alone(name)(**arguments)
     size = np.prod(shape)
-    x = np.random.permutation(size) - size / 2 + 0.25  # no two are equal and none is 0: there
-    x = x.reshape(shape) / size  # pooling and ReLU would have no slope
+    x = (np.random.permutation(size) - size / 2 + 0.25) / size
+    x = x.reshape(shape)  # no two are equal and none is 0: pooling and ReLU have a slope everywhere
     y_grad = np.random.standard_normal(layer.forward(x).shape)
     x.flags.writeable = y_grad.flags.writeable = False  # a layer must not change them
     return layer, x, y_grad
@@ -67,11 +67,12 @@ DEFINITIONS = {
 
 def test_a_layer_is_what_its_definition_says(case):
     layer, x, y_grad = case
-    forward, backward, names = DEFINITIONS[type(layer).__name__]
-    arguments = [getattr(layer, name) for name in names]
-    assert_same("y", layer.forward(x=x), forward(x, *arguments), 1e-13)
+    definition, backward_definition, names = DEFINITIONS[type(layer).__name__]
+    attributes = [getattr(layer, name) for name in names]
+    assert_same("y", layer.forward(x=x), definition(x, *attributes), 1e-13)
     layer.forward(x - 1)  # backward must not use this x
-    assert_all_same(gradients(layer, x, y_grad), backward(x, *arguments, y_grad), 1e-13)
+    expected = backward_definition(x, *attributes, y_grad)
+    assert_all_same(gradients(layer, x, y_grad), expected, 1e-13)
 
 
 def test_the_gradients_are_the_slopes(case, check_gradients):
@@ -94,7 +95,7 @@ def test_a_nan_anywhere_in_x_comes_through(case):
         assert np.isnan(layer.forward(broken)).any(), f"the NaN at {index} is hidden"
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 4, 5), (2, 4, 5, 3)])  # one image; channels last
+@pytest.mark.parametrize("shape", [(1, 3, 4, 5), (2, 4, 5, 3)])  # of one image; channels last
 @pytest.mark.parametrize("name, arguments", [  # layers whose y has the shape of x
     ("MaxPoolingLayer", (1, 1)), ("ReLULayer", ()), ("ConvolutionLayer", (3, 3, 1, 1))])
 def test_a_gradient_of_another_shape_is_refused(name, arguments, shape):
@@ -138,7 +139,7 @@ def test_flatten_makes_one_axis_of_those_from_start_to_end(arguments, shape):
 
 @pytest.mark.parametrize("name, arguments, weights, bound", [
     ("LinearLayer", (4, 3), "w", 1 / 2), ("ConvolutionLayer", (2, 3, 3, 6), "k", 1 / 6)])
-def test_weights_and_then_biases_are_drawn_up_to_1_over_the_root_of_m(
+def test_weights_and_then_biases_are_uniform_within_1_over_the_root_of_m(
         name, arguments, weights, bound):
     np.random.seed(7)
     layer = alone(name)(*arguments)
@@ -197,8 +198,8 @@ def test_logits_far_apart_give_exact_losses_and_gradients():
 
 
 @pytest.mark.parametrize("y, shown", [
-    ([0, -1], "[-1  0]"), ([3, 0], "[0 3]"), ([0.0, 1.0], "[0. 1.]"), ([True, False], "True]"),
-    ([0], "(1,)"), ([[0], [1]], "(2, 1)"), (0, "()")], ids=str)
+    ([0, -1], "[-1  0]"), ([3, 0], "[0 3]"), ([0.0, 1.0], "[0. 1.]"),
+    ([True, False], "[False  True]"), ([0], "(1,)"), ([[0], [1]], "(2, 1)"), (0, "()")], ids=str)
 def test_labels_that_do_not_fit_are_refused_and_shown(y, shown):
     for call in (LOSS_FUNC.forward, LOSS_FUNC.backward):
         with pytest.raises(ValueError, match=re.escape(shown)):

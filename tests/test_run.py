@@ -60,9 +60,9 @@ def write_digits(folder, image):
 
 
 def test_a_transparent_pixel_is_black(tmp_path):
-    write_digits(tmp_path, Image.merge("LA", [GREY, GREY]))  # each pixel is as opaque as bright
+    write_digits(tmp_path, Image.merge("LA", [GREY, GREY]))  # opaque where it is bright
     inputs, _ = load_dataset(tmp_path)
-    row = 7 * [0, 0.2**2, 0.4**2, 1]
+    row = 7 * [0, 0.2**2, 0.4**2, 1]  # grey times opacity
     np.testing.assert_allclose(inputs, np.tile(row, (10, 1, 28, 1)), atol=1 / 255)
 
 
@@ -103,7 +103,7 @@ def run(tmp_path, monkeypatch, capsys):
             runpy.run_path(str(script), run_name="__main__")
         except SystemExit as stop:
             status = stop.code  # after an error it is a message, which Python prints
-        assert sys.stdout is stdout  # a notebook can go on
+        assert sys.stdout is stdout  # only a closed pipe may take it away
         return status, *capsys.readouterr()
 
     monkeypatch.chdir(tmp_path)
@@ -136,8 +136,8 @@ def plain_run(data, epochs):
     return network, np.array(losses), text
 
 
-@pytest.mark.parametrize("epochs, first", [(60, 2), (1, 1)], ids=["60 epochs", "one epoch"])
-def test_a_run_prints_saves_and_draws_every_epoch(data, run, monkeypatch, epochs, first):
+@pytest.mark.parametrize("epochs, first", [(61, 2), (1, 1)])  # 61 is no multiple of anything
+def test_a_run_prints_saves_and_draws_its_epochs(data, run, monkeypatch, epochs, first):
     network, losses, text = plain_run(data, epochs)
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **options: figures.append(figure))
@@ -153,21 +153,21 @@ def test_a_run_prints_saves_and_draws_every_epoch(data, run, monkeypatch, epochs
 def test_a_picture_that_cannot_be_drawn_loses_nothing(data, run):
     network, _, text = plain_run(data, 2)
     Path("loss.png").mkdir()
-    status, out, _ = run("--epochs", 2, *OPTIONS, "--data", data)
-    assert "loss.png" in status
+    error, out, _ = run("--epochs", 2, *OPTIONS, "--data", data)
+    assert "loss.png" in error
     assert out == text
     assert_same("the saved b7", np.load("digits.npz")["b7"], network.layers[7].b, 0)
 
 
-@pytest.mark.parametrize("whole, saved", [(0, "nothing"), (13, "digits.npz")])
+@pytest.mark.parametrize("whole, saved", [(0, "nothing"), (3, "digits.npz")])
 def test_after_ctrl_c_the_whole_epochs_are_reported_saved_and_drawn(
         data, run, monkeypatch, whole, saved):
     older = ConvolutionNeuralNetwork()
     older.save("digits.npz")
     network, _, text = plain_run(data, whole)
-    calls = whole * 6 + 1  # an epoch calls np.log for 4 batches of training and 2 of the test
-    log = Mock(wraps=np.log, side_effect=calls * [DEFAULT] + [KeyboardInterrupt])
-    monkeypatch.setattr(np, "log", log)  # Ctrl-C comes in the second batch of the next epoch
+    batches = whole * (4 + 2) + 1  # 98 and 50 images in batches of 30; then the next epoch begins
+    log = Mock(wraps=np.log, side_effect=batches * [DEFAULT] + [KeyboardInterrupt])
+    monkeypatch.setattr(np, "log", log)  # the loss of each batch calls it once
     status, out, err = run("--data", data, *OPTIONS)
     assert (status, out) == (130, text)
     assert f"after {whole} whole epochs; saved: {saved}" in err
@@ -176,21 +176,21 @@ def test_after_ctrl_c_the_whole_epochs_are_reported_saved_and_drawn(
     assert Path("loss.png").exists() == (whole > 0)
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning")  # a person would see it
-def test_an_infinite_loss_ends_the_run_and_leaves_an_older_file(data, run):
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_an_infinite_loss_ends_the_run_without_warnings_and_leaves_an_older_file(data, run):
     Path("digits.npz").write_bytes(b"older")
-    status, _, _ = run(*OPTIONS, "--data", data, "--lr", 1e38)  # the last --lr counts
-    assert "the loss is" in status
+    error, _, _ = run(*OPTIONS, "--data", data, "--lr", 1e38)  # the last --lr counts
+    assert "the loss is" in error
     assert Path("digits.npz").read_bytes() == b"older"
 
 
-# Arguments and folders
+# Around the run: arguments, folders, the import, a pipe
 
 
 def test_the_options_have_the_defaults_of_the_series(run):
     Path("cv-data").mkdir()  # else the default is beside the script
     _, out, _ = run("--help")
-    text = " ".join(out.split())  # a terminal may be narrow
+    text = " ".join(out.split())  # a terminal may be narrow; [^-]* is the help of one option
     for option, default in [("--epochs", "200"), ("--batch-size", "100"), ("--lr", "0.1"),
                             ("--seed", "1234"), ("--data", "cv-data")]:
         assert re.search(rf"{option} [^-]*\(default: {default}\)", text), option
@@ -210,8 +210,8 @@ def test_a_missing_folder_is_refused_by_name_before_anything_is_read(data, run, 
     shutil.copytree(data, "digits")
     Path("digits/networks").mkdir()
     shutil.rmtree(f"digits/{missing}")
-    status, out, _ = run("--data", "digits", "--save", "digits/networks/digits.npz")
-    assert missing in status
+    error, out, _ = run("--data", "digits", "--save", "digits/networks/digits.npz")
+    assert missing in error
     assert out == ""
 
 
@@ -219,9 +219,9 @@ def test_a_missing_folder_is_refused_by_name_before_anything_is_read(data, run, 
 def test_images_of_another_size_are_refused_before_the_first_epoch(run, part):
     for each in ("train", "test"):
         write_digits(Path("digits", each), GREY)
-    write_digits(Path("digits", part), GREY.resize((14, 56)))  # 56 x 14, as many pixels
-    status, out, _ = run("--data", "digits")
-    assert f"{part} has images of (56, 14), expected (28, 28)" in status
+    write_digits(Path("digits", part), GREY.resize((14, 56)))  # width and height; as many pixels
+    error, out, _ = run("--data", "digits")
+    assert f"{part} has images of (56, 14), expected (28, 28)" in error
     assert "Begin" not in out
 
 
@@ -235,9 +235,6 @@ def test_the_data_is_in_the_working_folder_or_else_beside_the_script(data, run):
         write_digits(Path("cv-data", part), GREY)
     _, out, _ = run("--epochs", 1, script=other / SCRIPT.name)
     assert out.startswith("(10, ")  # those that have just been written
-
-
-# What is around the run
 
 
 def test_the_import_changes_nothing():
@@ -254,22 +251,22 @@ def test_the_import_changes_nothing():
         import cnn_numpy
         print([now for now, then in zip(state(), before) if now != then])
     """)
-    environment = {**os.environ, "MPLBACKEND": "pdf"}  # else str(rcParams) imports pyplot
+    environment = {**os.environ, "MPLBACKEND": "pdf"}  # without it str(rcParams) imports pyplot
     output = subprocess.check_output([sys.executable, "-c", program], cwd=PROJECT, env=environment)
     assert output.split() == [b"[]"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows reports a closed pipe otherwise")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows reports it differently")
 def test_a_pipe_gets_each_epoch_at_once_and_may_be_closed(data, tmp_path):
     command = [sys.executable, SCRIPT, "--epochs", "300", "--data", data]
-    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # so that only flush can do it
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE) as process:
         lines = [process.stdout.readline() for _ in range(4)]
-        came_together = process.stdout.peek()
+        already_there = process.stdout.peek()  # what has come together with epoch 1
         process.stdout.close()
         errors = process.stderr.readlines()
     assert lines[3].startswith(b"Epoch:   1 ")
-    assert b"Epoch: 100 " not in came_together  # without flush 8 KiB come together, 170 epochs
+    assert b"Epoch: 100 " not in already_there  # without flush 170 epochs come together, 8 KiB
     assert process.returncode == 1
     assert len(errors) == 1
