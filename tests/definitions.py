@@ -3,8 +3,7 @@
 Read it beside cnn_numpy.py, which computes the same with whole arrays. np.ndindex(2, 3) gives all
 pairs i, j with i below 2 and j below 3, so a loop over it is a loop in a loop. Every backward of
 a layer takes dL/dY and returns the gradients of x and of the parameters by their names: how much
-L grows with each of these numbers. A number that is used several times gets the sum of its
-gradients: hence += in backward.
+L grows with each of these numbers. The uses of a number add up: hence += in each backward.
 """
 import math
 

@@ -87,12 +87,20 @@ def test_float32_stays_float32(case):
     assert {array.dtype for array in [y, *grads.values()]} == {np.dtype(np.float32)}
 
 
-def test_a_nan_anywhere_in_x_comes_through(case):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_number_in_x_that_is_not_finite_is_not_hidden(case, value):
     layer, x, _ = case
     for index in np.ndindex(x.shape):
         broken = x.copy()
-        broken[index] = np.nan
-        assert np.isnan(layer.forward(broken)).any(), f"the NaN at {index} is hidden"
+        broken[index] = value
+        assert not np.isfinite(layer.forward(broken)).all(), f"the {value} at {index} is hidden"
+
+
+def test_a_nan_in_the_gradient_is_not_hidden(case):
+    layer, x, y_grad = case
+    grads = gradients(layer, x, np.full_like(y_grad, np.nan))
+    for name, grad in grads.items():
+        assert np.isnan(grad).any(), name
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 5), (2, 4, 5, 3)])  # of one image; channels last
@@ -107,8 +115,8 @@ def test_a_gradient_of_another_shape_is_refused(name, arguments, shape):
 
 
 def test_the_gradient_goes_to_the_first_of_equal_elements_and_nearly_equal_is_not_equal():
-    x = np.array([[0, 5, 2, 2, 1, 1 - 1e-9],
-                  [5, 5, 2, 2, 1 + 1e-9, 1]])
+    x = np.array([[0, 5, 0, 0, 1, 1 - 1e-9],
+                  [5, 5, 0, 0, 1 + 1e-9, 1]])
     x_grad = alone("MaxPoolingLayer")(2, 2).backward(x[None, None], np.array([[[[7.0, 8, 9]]]]))
     assert x_grad[0, 0].tolist() == [[0, 7, 8, 0, 0, 0],
                                      [0, 0, 0, 0, 9, 0]]
@@ -121,7 +129,7 @@ def test_windows_that_do_not_fill_the_image_are_refused(k1, k2):
 
 
 def test_relu_passes_no_gradient_at_zero():
-    x_grad = alone("ReLULayer")().backward(np.array([-1.0, 0, 2]), np.array([3.0, 3, 3]))
+    x_grad = alone("ReLULayer")().backward(np.array([-1.0, 0, 1e-9]), np.array([3.0, 3, 3]))
     assert x_grad.tolist() == [0, 0, 3]
 
 
@@ -194,7 +202,14 @@ def test_the_loss_is_what_its_definition_says(y):
 def test_logits_far_apart_give_exact_losses_and_gradients():
     x, y = np.float32([[10000, -10000], [-30000, -20000]]), np.array([1, 1])
     assert LOSS_FUNC.forward(x, y) == (20000 + 0) / 2  # the mean of two losses
-    assert LOSS_FUNC.backward(x, y).tolist() == [[0.5, -0.5], [0, 0]]
+    x_grad = LOSS_FUNC.backward(x, y)
+    assert x_grad.tolist() == [[0.5, -0.5], [0, 0]]
+    assert x_grad.dtype == np.float32
+
+
+def test_an_infinite_loss_is_an_error():
+    with pytest.raises(FloatingPointError, match="inf"):
+        LOSS_FUNC.forward(np.array([[0, -np.inf]]), [1])
 
 
 @pytest.mark.parametrize("y, shown", [

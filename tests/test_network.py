@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import NAME, PROJECT, assert_all_same, assert_same
 
+import cnn_numpy
 from cnn_numpy import ConvolutionLayer, ConvolutionNeuralNetwork, FlattenLayer, LinearLayer
 
 
@@ -45,12 +46,12 @@ def test_each_layer_gets_the_shape_that_the_series_says():
 
 def test_forward_keeps_inputs_only_when_asked():
     network = network_of(1)
-    network.forward(X)
-    assert network.layer_inputs == []
     network.forward(X[:4], keepgrad=True)
-    network.forward(X[:5], keepgrad=True)  # these inputs replace the first
-    network.forward(X[:2])  # these are not kept
+    older = network.layer_inputs
+    network.forward(X[:5], keepgrad=True)  # begins a new list
+    network.forward(X[:2])  # keeps nothing
     assert [len(x) for x in network.layer_inputs] == 8 * [5]
+    assert [len(x) for x in older] == 8 * [4]
 
 
 def test_backward_without_a_kept_forward_is_an_error():
@@ -86,6 +87,7 @@ def test_between_the_layers_the_batch_is_innermost_in_memory():
     network = network_of(1)
     logits = network.forward(X, keepgrad=True)
     grad = network.loss_func.backward(logits, Y)
+    network.backward(grad)  # which leaves layer_inputs as they are
     for number in (7, 6, 5, 4, 3, 2, 1):
         x = network.layer_inputs[number]
         grad = network.layers[number].backward(x, grad)
@@ -93,19 +95,19 @@ def test_between_the_layers_the_batch_is_innermost_in_memory():
         assert grad.strides[0] == grad.itemsize, f"dL/dX of layer {number}"
 
 
-def test_a_step_with_more_images_runs_no_more_lines_of_python():
-    network, line_counts = network_of(1), []
+def test_a_step_of_500_images_runs_few_lines_of_python():
+    network, lines = network_of(1), []
+    x, y = np.concatenate(20 * [X]), np.concatenate(20 * [Y])
 
-    def trace(*event):  # it returns itself, and so Python calls it for each line
-        line_counts[-1] += 1
-        return trace
+    def trace(frame, event, argument):  # it returns itself, and so Python calls it for each line
+        if frame.f_code.co_filename == cnn_numpy.__file__:
+            lines.append(frame.f_lineno)
+            return trace
 
-    for batch in (slice(5), slice(25)):
-        line_counts.append(0)
-        sys.settrace(trace)
-        network.train(X[batch], Y[batch], 25, 1, 0.1)
-        sys.settrace(None)
-    assert line_counts[0] == line_counts[1]
+    sys.settrace(trace)
+    network.train(x, y, 500, 1, 0.1)
+    sys.settrace(None)
+    assert len(lines) < 1200  # there are 1,007; a loop over the images would add 500
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count differently")
@@ -165,9 +167,10 @@ def test_the_test_returns_the_mean_loss_of_all_images_and_changes_nothing():
 
 def test_predict_gives_probabilities_a_hundred_images_at_a_time():
     network, x = network_of(1), np.concatenate(10 * [X])
+    network.layers[7].w *= 2500  # of such logits exp overflows or becomes 0 in float32
     logits = network.forward(x)
     network.layers[0].forward = Mock(wraps=network.layers[0].forward)
-    assert_same("predict", network.predict(x=x), definitions.softmax(logits), 1e-6)
+    assert_same("predict", network.predict(x=x), definitions.softmax(logits), 1e-4)
     counts = [len(call.args[0]) for call in network.layers[0].forward.call_args_list]
     assert counts == [100, 100, 50]
 
@@ -184,6 +187,12 @@ def test_a_first_layer_needs_only_forward_backward_and_update():
     network.layers.insert(0, layer)
     network.train(X, Y, 25, 1, 0.1)
     layer.update.assert_called_once_with(0.1)
+
+
+def test_the_loss_function_may_be_replaced():
+    network = network_of(1)
+    network.loss_func = Mock(forward=lambda x, y: 7, backward=lambda x, y: np.zeros_like(x))
+    assert network.train(X, Y, 10, 1, 0.1) == network.test(X, Y, 10) == 7
 
 
 @pytest.mark.parametrize("layers, shape, classes", [
@@ -204,9 +213,9 @@ def test_other_layers_learn_other_images_and_classes(layers, shape, classes):
     (0, [], float, 3, "0 images"),
     (3, [1, 2], float, 3, "3 images, 2 labels"),
     (3, [1, 2, 10], float, 3, "10.*expected integers 0 to 9"),
-    (3, [1, 2, 3], np.uint8, 3, "uint8, expected floats"),
+    (3, [1, 2, 3], int, 3, "int[0-9]*, expected floats"),
     (3, [1, 2, 3], float, -1, "batch_size -1"),
-], ids=["no images", "few labels", "label 10", "integers", "batch size -1"])
+])
 def test_what_cannot_be_learned_is_refused(count, y, dtype, batch_size, error):
     x = np.zeros((count, 1, 28, 28), dtype)
     with pytest.raises((ValueError, TypeError), match=error):
@@ -260,14 +269,5 @@ def test_a_file_of_another_network_is_refused(tmp_path, change):
     arrays = {**arrays_of(network_of(14)), **change}
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match="digits.npz.*expected"):
-        network.load(path)
-    assert_all_same(arrays_of(network), arrays_of(network_of(13)), 0)
-
-
-def test_half_a_file_changes_nothing(tmp_path):
-    network, path = network_of(13), tmp_path / "digits.npz"
-    network_of(14).save(path)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(Exception, match="zip|pickle"):  # NumPy's error
         network.load(path)
     assert_all_same(arrays_of(network), arrays_of(network_of(13)), 0)
