@@ -28,7 +28,7 @@ def data(tmp_path_factory):
     for name in (".DS_Store", "Thumbs.db", "desktop.ini"):  # macOS and Windows leave these behind
         (folder / "train" / "7" / name).write_bytes(b"no image")
     first = min((folder / "train" / "1").iterdir())
-    first.rename(first.with_name("9.png"))  # as text it comes last, as a number first
+    first.rename(first.with_name("9.png"))  # in the order of names it is the last, not the first
     return folder
 
 

@@ -27,7 +27,7 @@ def assert_same(what, actual, expected, error=1e-12):
     off = np.linalg.norm(actual - expected) / norm
     if not off <= error:  # true for NaN, too
         message = f"{what} is off by {off:.2g} of its size"
-        factor = np.vdot(expected, actual) / norm**2  # by least squares
+        factor = np.vdot(expected, actual) / norm**2  # the best for actual = factor * expected
         if np.linalg.norm(actual - factor * expected) <= 1e-6 * norm:
             message += f": it is {factor:.4g} times what it should be"
         pytest.fail(message, pytrace=False)

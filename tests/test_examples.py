@@ -40,7 +40,7 @@ def start(network, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("picture, command", [
-    ("layers.png", ["layers.py", "--image", "0"]), ("wrong.png", ["mistakes.py"])])
+    ("layers.png", ["layers.py", "--image", "0"]), ("wrong.png", ["mistakes.py"])])  # of 50 images
 def test_a_program_draws_its_picture(start, picture, command):
     ConvolutionNeuralNetwork().save("digits.npz")  # it has learned nothing, so it makes mistakes
     start(*command)
@@ -48,9 +48,9 @@ def test_a_program_draws_its_picture(start, picture, command):
 
 
 def test_a_seven_drawn_with_the_mouse_is_known(network):
-    canvas = FigureCanvasAgg(Figure(figsize=(9, 4.8)))  # which is shown nowhere
+    canvas = FigureCanvasAgg(Figure(figsize=(9, 4.8)))  # without a window
     drawing = draw.Drawing(canvas.figure, network)
-    canvas.draw()  # the empty chart is kept
+    canvas.draw()  # calls keep_chart
     for name, point in [("button_press_event", (30, 20)), ("motion_notify_event", (70, 20)),
                         ("motion_notify_event", (45, 85))]:
         place = drawing.paper.transData.transform(point)
@@ -60,11 +60,11 @@ def test_a_seven_drawn_with_the_mouse_is_known(network):
 
 
 def save_photo(path, digit, ink=30, lines=255, table=255, light=1.0):
-    """Save a photo of a digit on paper; ink, lines and table are grey levels, 0 is black."""
+    """Save a photo; ink, lines and table are grey levels, light is that at the left side."""
     pixels = np.full((280, 360), 255)
     pixels[9::30] = pixels[:, 9::30] = lines  # squared paper
-    has_ink = ndimage.zoom(digit, 5, order=1) > 0.5  # (140, 140)
-    pixels[80:220, 120:260][has_ink] = ink
+    has_ink = ndimage.zoom(digit, 5, order=1) > 0.5
+    pixels[80:220, 120:260][has_ink] = ink  # 140 x 140 pixels
     pixels[:, 340:] = table  # beside the paper
     pixels = pixels * np.linspace(light, 1, 360)  # from the left side to the right
     plt.imsave(path, pixels, cmap="gray", vmin=0, vmax=255)
@@ -73,7 +73,7 @@ def save_photo(path, digit, ink=30, lines=255, table=255, light=1.0):
 @pytest.mark.parametrize("kind", [
     {}, {"ink": 150}, {"lines": 180}, {"table": 60}, {"light": 0.5}], ids=str)
 def test_a_photo_of_a_digit_is_known(start, network, digits, capsys, kind):
-    certainty = network.predict(digits[0])[:, 2]  # that an image is a 2
+    certainty = network.predict(digits[0])[:, 2]  # of 2
     save_photo("photo.png", digits[0][certainty.argmax(), 0], **kind)
     start("photo.py", "photo.png")
     assert "photo.png: this is a 2 " in capsys.readouterr().out

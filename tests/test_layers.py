@@ -33,13 +33,13 @@ CASES = {  # a layer's class, its arguments by the articles' names, the shape of
 
 @pytest.fixture(params=CASES)
 def case(request):
-    """Return a layer, x and dL/dY. The arrays are float64, in which rounding hides nothing."""
+    """Return a layer, x and dL/dY. x and dL/dY are float64, in which rounding hides nothing."""
     name, arguments, shape = CASES[request.param]
     np.random.seed(1)
     layer = alone(name)(**arguments)
     size = np.prod(shape)
-    x = (np.random.permutation(size) - size / 2 + 0.25) / size
-    x = x.reshape(shape)  # no two are equal and none is 0: pooling and ReLU have a slope everywhere
+    x = (np.random.permutation(size) - size / 2 + 0.25) / size  # all different, and none is 0:
+    x = x.reshape(shape)  # elsewhere pooling and ReLU have no slope
     y_grad = np.random.standard_normal(layer.forward(x).shape)
     x.flags.writeable = y_grad.flags.writeable = False  # a layer must not change them
     return layer, x, y_grad
@@ -70,7 +70,7 @@ def test_a_layer_is_what_its_definition_says(case):
     definition, backward_definition, names = DEFINITIONS[type(layer).__name__]
     attributes = [getattr(layer, name) for name in names]
     y = layer.forward(x=x)
-    layer.forward(x - 1)  # neither y nor backward may depend on the latest x
+    layer.forward(x - 1)  # must not overwrite y, and backward must not use this x
     assert_same("y", y, definition(x, *attributes), 1e-13)
     expected = backward_definition(x, *attributes, y_grad)
     assert_all_same(gradients(layer, x, y_grad), expected, 1e-13)
@@ -89,7 +89,7 @@ def test_float32_stays_float32(case):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_number_in_x_that_is_not_finite_is_not_hidden(case, value):
+def test_forward_shows_each_nan_and_infinity_in_x(case, value):
     layer, x, _ = case
     for index in np.ndindex(x.shape):
         broken = x.copy()
@@ -97,14 +97,14 @@ def test_a_number_in_x_that_is_not_finite_is_not_hidden(case, value):
         assert not np.isfinite(layer.forward(broken)).all(), f"the {value} at {index} is hidden"
 
 
-def test_a_nan_in_the_gradient_is_not_hidden(case):
+def test_backward_shows_nan(case):
     layer, x, y_grad = case
     grads = gradients(layer, x, np.full_like(y_grad, np.nan))
     for name, grad in grads.items():
         assert np.isnan(grad).any(), name
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 4, 5), (2, 4, 5, 3)])  # of one image; channels last
+@pytest.mark.parametrize("shape", [(1, 3, 4, 5), (2, 4, 5, 3)])  # NumPy would repeat or reshape it
 @pytest.mark.parametrize("name, arguments", [  # layers whose y has the shape of x
     ("MaxPoolingLayer", (1, 1)), ("ReLULayer", ()), ("ConvolutionLayer", (3, 3, 1, 1))])
 def test_a_gradient_of_another_shape_is_refused(name, arguments, shape):
@@ -116,7 +116,7 @@ def test_a_gradient_of_another_shape_is_refused(name, arguments, shape):
 
 
 def test_the_gradient_goes_to_the_first_of_equal_elements_and_nearly_equal_is_not_equal():
-    x = np.array([[0, 5, 0, 0, 1, 1 - 1e-15],
+    x = np.array([[0, 5, 0, 0, 1, 1 - 1e-15],  # three windows: two equal, all equal, none equal
                   [5, 5, 0, 0, 1 + 1e-15, 1]])
     x_grad = alone("MaxPoolingLayer")(2, 2).backward(x[None, None], np.array([[[[7.0, 8, 9]]]]))
     assert x_grad[0, 0].tolist() == [[0, 7, 8, 0, 0, 0],
@@ -147,7 +147,7 @@ def test_flatten_makes_one_axis_of_those_from_start_to_end(arguments, shape):
 
 
 @pytest.mark.parametrize("name, arguments, weights, bound", [
-    ("LinearLayer", (4, 3), "w", 1 / 2), ("ConvolutionLayer", (2, 3, 3, 6), "k", 1 / 6)])
+    ("LinearLayer", (4, 3), "w", 4 ** -0.5), ("ConvolutionLayer", (1, 3, 2, 3), "k", 6 ** -0.5)])
 def test_weights_and_then_biases_are_uniform_within_1_over_the_root_of_m(
         name, arguments, weights, bound):
     np.random.seed(7)
@@ -176,7 +176,7 @@ def test_a_kernel_of_another_size_can_be_assigned():
 
 
 @pytest.mark.parametrize("shape", [
-    (3, 4, 4), (2, 48), (2, 4, 4, 3), (2, 1, 4, 4), (2, 3, 1, 4), (2, 3, 4, 2)])
+    (3, 4, 4), (2, 48), (2, 4, 4, 3), (2, 1, 4, 4), (2, 3, 1, 4), (2, 3, 4, 2)])  # not (2, 3, 4, 4)
 def test_the_convolution_names_the_shape_found_and_expected(shape):
     found = re.escape(str(shape))
     with pytest.raises(ValueError, match=rf"{found}, expected \(B, 3, >= 2, >= 3\)"):

@@ -44,12 +44,13 @@ def test_each_layer_gets_the_shape_that_the_series_says():
         (400,)]
 
 
-def test_forward_keeps_inputs_only_when_asked():
+def test_inputs_are_kept_only_when_asked_and_until_the_next_are():
     network = network_of(1)
     network.forward(X[:4], keepgrad=True)
     older = network.layer_inputs
     network.forward(X[:5], keepgrad=True)  # begins a new list
-    network.forward(X[:2])  # keeps nothing
+    network.forward(X[:2])  # leaves this list alone
+    network.backward(np.zeros((5, 10)))  # leaves it alone, too
     assert [len(x) for x in network.layer_inputs] == 8 * [5]
     assert [len(x) for x in older] == 8 * [4]
 
@@ -87,7 +88,6 @@ def test_between_the_layers_the_batch_is_innermost_in_memory():
     network = network_of(1)
     logits = network.forward(X, keepgrad=True)
     grad = network.loss_func.backward(logits, Y)
-    network.backward(grad)  # which leaves layer_inputs as they are
     for number in (7, 6, 5, 4, 3, 2, 1):
         x = network.layer_inputs[number]
         grad = network.layers[number].backward(x, grad)
@@ -107,11 +107,11 @@ def test_a_step_of_500_images_runs_few_lines_of_python():
     sys.settrace(trace)
     network.train(x, y, 500, 1, 0.1)
     sys.settrace(None)
-    assert len(lines) < 1200  # there are 1,007; a loop over the images would add 500
+    assert len(lines) < 1200  # it runs 1,000; a loop over the images adds 500
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count differently")
-def test_a_step_asks_the_system_for_hardly_any_memory():
+def test_a_step_takes_almost_no_new_memory():
     program = dedent("""
         import resource
         import numpy as np
@@ -119,7 +119,7 @@ def test_a_step_asks_the_system_for_hardly_any_memory():
         x = np.random.default_rng(0).random((1000, 1, 28, 28), np.float32)
         network = ConvolutionNeuralNetwork()
         network.train(x, np.zeros(1000, int), 100, 1, 0.1)  # warm up
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt  # page faults
         network.train(x, np.zeros(1000, int), 100, 1, 0.1)  # 10 steps
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     """)
@@ -141,7 +141,7 @@ def test_train_is_gradient_descent_in_the_order_given():
         for name, array in arrays_of(other).items():
             array -= 1e-4 * grads[name]
     arrays = arrays_of(network)  # no copies: train must change them in place
-    loss = network.train(train_x=x, train_y=Y, batch_size=10, epochs=77, lr=1e-4)  # one epoch
+    loss = network.train(train_x=x, train_y=Y, batch_size=10, epochs=77, lr=1e-4)  # in one epoch
     assert type(loss) is float and loss == pytest.approx(loss_sum / 25)
     assert_all_same(arrays, arrays_of(other), 1e-6)
     assert network.layer_inputs == []
@@ -158,17 +158,17 @@ def test_train_leaves_out_the_gradient_of_the_images():
     assert returned == [None]
 
 
-def test_the_test_returns_the_mean_loss_of_all_images_and_changes_nothing():
+def test_method_test_returns_the_mean_loss_of_all_images_and_does_not_train():
     network = network_of(1)
     expected = definitions.cross_entropy(network.forward(X), Y)
-    loss = network.test(test_x=X.tolist(), test_y=Y.tolist(), batch_size=10)  # lists will do, too
+    loss = network.test(test_x=X.tolist(), test_y=Y.tolist(), batch_size=10)  # lists work, too
     assert type(loss) is float and loss == pytest.approx(expected)
     assert_all_same(arrays_of(network), arrays_of(network_of(1)), 0)
 
 
 def test_predict_gives_probabilities_a_hundred_images_at_a_time():
     network, x = network_of(1), np.concatenate(10 * [X])
-    network.layers[7].w *= 2500  # of such logits exp overflows or becomes 0 in float32
+    network.layers[7].w *= 2500  # so large that exp of a float32 logit is inf or 0
     logits = network.forward(x)
     network.layers[0].forward = Mock(wraps=network.layers[0].forward)
     assert_same("predict", network.predict(x=x), definitions.softmax(logits), 1e-4)

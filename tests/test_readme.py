@@ -9,7 +9,7 @@ import cnn_numpy
 
 
 def test_every_link_leads_to_a_heading_a_file_or_the_web():
-    titles = re.findall(r"^#+ (.*)", README, re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)", README, re.MULTILINE)  # whose links GitHub makes like this:
     headings = ["#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
     for link in re.findall(r'(?:\]\(|src=")([^)"]+)', README):  # ](link) or src="link"
         assert link in headings or link.startswith("https://") or (PROJECT / link).is_file(), link

@@ -56,14 +56,14 @@ RED = Image.merge("RGB", [GREY, BLACK, BLACK])
 
 
 def write_digits(folder, image):
-    """Save one image as that of each digit."""
+    """Save the same image for each digit."""
     for digit in "0123456789":
         (folder / digit).mkdir(parents=True, exist_ok=True)
         image.save(folder / digit / "image", "PNG")
 
 
 @pytest.mark.parametrize("image, row", [
-    (RED, [0, 0.06, 0.12, 0.3]),
+    (RED, [0, 0.06, 0.12, 0.3]),  # 0.3 is the grey of red
     (RED.quantize(), [0, 0.06, 0.12, 0.3]),
     (Image.merge("LA", [GREY, GREY]), [0, 0.2**2, 0.4**2, 1]),  # grey times opacity
 ], ids=["colours", "a palette", "transparent pixels, which become black"])
@@ -113,7 +113,7 @@ def run(tmp_path, monkeypatch, capsys):
             runpy.run_path(str(script), run_name="__main__")
         except SystemExit as stop:
             status = stop.code  # after an error it is a message, which Python prints
-        assert sys.stdout is stdout  # only a closed pipe may take it away
+        assert sys.stdout is stdout  # it becomes None only if a pipe is closed
         return status, *capsys.readouterr()
 
     monkeypatch.chdir(tmp_path)
@@ -146,7 +146,7 @@ def plain_run(data, epochs):
     return network, np.array(losses), text
 
 
-@pytest.mark.parametrize("epochs, first", [(107, 2), (1, 1)])  # 107 is a prime number
+@pytest.mark.parametrize("epochs, first", [(107, 2), (1, 1)])  # no n-th epoch is the last
 def test_a_run_prints_saves_and_draws_its_epochs(data, run, monkeypatch, epochs, first):
     network, losses, text = plain_run(data, epochs)
     figures = []
@@ -175,7 +175,7 @@ def test_after_ctrl_c_the_whole_epochs_are_reported_saved_and_drawn(
     older = ConvolutionNeuralNetwork()
     older.save("digits.npz")
     network, _, text = plain_run(data, whole)
-    batches = whole * (4 + 2) + 5  # 98 and 50 images in batches of 30; the next test begins
+    batches = whole * (4 + 2) + (4 + 1)  # of 98 and 50 images; the last of the next epoch is left
     log = Mock(wraps=np.log, side_effect=batches * [DEFAULT] + [KeyboardInterrupt])
     monkeypatch.setattr(np, "log", log)  # the loss of each batch calls it once
     status, out, err = run("--data", data, *OPTIONS)
@@ -200,10 +200,10 @@ def test_an_infinite_loss_ends_the_run_without_warnings_and_leaves_an_older_file
 def test_the_options_have_the_defaults_of_the_series(run):
     Path("cv-data").mkdir()  # else the default is beside the script
     _, out, _ = run("--help")
-    text = " ".join(out.split())  # a terminal may be narrow; [^-]* is the help of one option
+    text = " ".join(out.split())  # a terminal may be narrow
     for option, default in [("--epochs", "200"), ("--batch-size", "100"), ("--lr", "0.1"),
                             ("--seed", "1234"), ("--data", "cv-data")]:
-        assert re.search(rf"{option} [^-]*\(default: {default}\)", text), option
+        assert re.search(rf"{option} [^-]*\(default: {default}\)", text), option  # [^-]*: its help
 
 
 @pytest.mark.parametrize("argument", [
@@ -229,7 +229,7 @@ def test_a_missing_folder_is_refused_by_name_before_anything_is_read(data, run, 
 def test_images_of_another_size_are_refused_before_the_first_epoch(run, part, width, height):
     for each in ("train", "test"):
         write_digits(Path("digits", each), GREY)
-    write_digits(Path("digits", part), GREY.resize((width, height)))
+    write_digits(Path("digits", part), GREY.resize((width, height)))  # 14 * 56 = 28 * 28
     error, out, _ = run("--data", "digits")
     assert f"{part} has images of ({height}, {width}), expected (28, 28)" in error
     assert "Begin" not in out
@@ -240,7 +240,7 @@ def test_the_data_is_in_the_working_folder_or_else_beside_the_script(data, run):
     shutil.copytree(data, other / "cv-data")
     shutil.copyfile(SCRIPT, other / SCRIPT.name)
     _, out, _ = run("--epochs", 1, script=other / SCRIPT.name)
-    assert out.startswith("(98, ")  # images of data
+    assert out.startswith("(98, ")  # the images beside the script
     for part in ("train", "test"):
         write_digits(Path("cv-data", part), GREY)
     _, out, _ = run("--epochs", 1, script=other / SCRIPT.name)
@@ -261,9 +261,9 @@ def test_the_import_and_a_refused_run_change_nothing():
         import cnn_numpy
         with contextlib.suppress(FileNotFoundError):
             cnn_numpy.main()
-        print([now for now, then in zip(state(), before) if now != then])
+        print([now for now, then in zip(state(), before) if now != then])  # what has changed
     """)
-    environment = {**os.environ, "MPLBACKEND": "pdf"}  # without it str(rcParams) imports pyplot
+    environment = {**os.environ, "MPLBACKEND": "pdf"}  # if unset, str(rcParams) imports pyplot
     command = [sys.executable, "-c", program, "--data", "nowhere"]
     output = subprocess.check_output(command, cwd=PROJECT, env=environment)
     assert output.split() == [b"[]"]
