@@ -1,7 +1,4 @@
-"""Each layer and the loss, beside their definitions in loops, in the order of cnn_numpy.py.
-
-Every class is taken alone, as a reader pastes it into the series' file.
-"""
+"""Each layer and the loss, alone as a reader pastes it, beside its definition in loops."""
 import inspect
 import re
 
