@@ -13,7 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from cnn_numpy import ConvolutionNeuralNetwork
+from cnn_numpy import ConvolutionNeuralNetwork, load_dataset
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Return the test digits, shuffled, and their labels."""
+    np.random.seed(1234)
+    return load_dataset(PROJECT / "cv-data" / "test", shuffle=True)
 
 
 @pytest.fixture(scope="module")
