@@ -65,8 +65,9 @@ def write_digits(folder, image):
 @pytest.mark.parametrize("image, row", [
     (RED, [0, 0.06, 0.12, 0.3]),  # 0.3 is the grey of red
     (RED.quantize(), [0, 0.06, 0.12, 0.3]),
+    (GREY.convert("1", dither=0), [0, 0, 0, 1]),
     (Image.merge("LA", [GREY, GREY]), [0, 0.2**2, 0.4**2, 1]),  # grey times opacity
-], ids=["colours", "a palette", "transparent pixels, which become black"])
+], ids=["colours", "a palette", "one bit", "transparent pixels become black"])
 def test_every_image_of_8_bits_becomes_grey(tmp_path, image, row):
     write_digits(tmp_path, image)
     inputs, _ = load_dataset(tmp_path)
