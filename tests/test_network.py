@@ -181,9 +181,9 @@ def test_predict_of_no_images_is_an_error():
         network_of(1).predict(X[:0])
 
 
-def test_a_first_layer_needs_only_forward_backward_and_update():
+def test_a_first_layer_of_the_series_is_trained():
     network = network_of(1)
-    layer = Mock(spec=["forward", "backward", "update"])
+    layer = Mock(spec=["k", "forward", "backward", "update"])  # as the series' convolution has
     layer.forward = lambda x: x
     layer.backward = lambda x, last_x_grad: last_x_grad
     network.layers.insert(0, layer)

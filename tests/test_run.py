@@ -272,7 +272,8 @@ def test_the_import_and_a_refused_run_change_nothing():
 
 def test_each_epoch_is_seen_at_once_in_a_pipe_or_file(data, run, monkeypatch):
     out, flushed = io.StringIO(), []
-    pipe = Mock(write=out.write, flush=lambda: flushed.append(out.getvalue()))
+    pipe = Mock(write=out.write, isatty=lambda: False)
+    pipe.flush = lambda: flushed.append(out.getvalue())
     monkeypatch.setattr(sys, "stdout", pipe)
     run("--epochs", 13, *OPTIONS, "--data", data)
     for line in out.getvalue().splitlines():
