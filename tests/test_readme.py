@@ -1,4 +1,4 @@
-"""What the README says is true: its links lead somewhere, and its programs run."""
+"""What the README says is true: its links, its example and its check of gradients."""
 import re
 
 import numpy as np
