@@ -3,16 +3,19 @@
 # requires-python = ">=3.9"
 # dependencies = ["numpy>=1.24.3", "matplotlib>=3.7.2", "scikit-learn>=1.2.2"]
 # ///
-"""A convolutional network for handwritten digits in plain NumPy.
+"""A convolutional network for handwritten digits, whose layers are plain NumPy.
 
 It follows the series at ww-rm.github.io/posts/2023/10/ (13/cnn-numpy-1/, 14/cnn-numpy-2/ and
 15/cnn-numpy-3/), with the symbols of its code: B batch, C channels, H and W height and width, c1
 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2 output height and width, d1
 and d2 features in and out, L loss. Its formulas write n, h_X, w_X for B, H, W; here n is an index:
-n is an image, c a channel, h its row, i, j an output row and column, r, s a kernel row and column.
+n is an image, c a channel, h its line, i, j an output line and column, r, s a kernel line and
+column. (Images and kernels have lines here, and matrices have rows.)
 
-In memory, B is the innermost axis of the arrays between the layers, although it is the first of
-their shape: the B values of one pixel lie side by side, and a layer reads and writes long runs.
+Only speed depends on the order in memory; skip this at first. B is the first axis of every shape,
+but the innermost in memory: the B values of one pixel lie side by side, so a layer reads and writes
+long runs. The first convolution makes this order in forward, and the linear layer makes it in
+backward; the other layers keep it.
 """
 import argparse
 import copy
@@ -24,6 +27,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image  # Pillow, which is installed with matplotlib
 from sklearn.metrics import classification_report
+from threadpoolctl import threadpool_limits  # which is installed with scikit-learn
 
 
 def load_dataset(folder: str, shuffle: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -56,13 +60,12 @@ def _read_image(path: Path) -> np.ndarray:
     """Return the grey pixels of an image, uint8 (H, W); transparent pixels become black."""
     try:
         with Image.open(path) as image:
-            mode = image.mode
+            if image.mode.startswith(("I", "F")):  # convert would clip their pixels
+                raise ValueError("more than 8 bits a channel, expected 8 or fewer")
             pixels = image.convert("RGBA")
     except Exception as error:  # Pillow raises many kinds of errors
-        raise ValueError(f"{path} is not a readable image: {error}") from error
-    if mode.startswith(("I", "F")):  # 16 or 32 bits: convert has clipped them, not scaled
-        raise ValueError(f"{path} has more than 8 bits a channel, expected 8 or fewer")
-    black = Image.new("RGBA", pixels.size, "black")
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    black = Image.new("RGBA", pixels.size, "black")  # because the digits are white on black
     pixels = Image.alpha_composite(black, pixels)  # the image over black
     return np.asarray(pixels.convert("L"))
 
@@ -88,12 +91,16 @@ class MaxPoolingLayer(NetworkLayer):
     def __init__(self, k1: int, k2: int) -> None:
         self.k1, self.k2 = k1, k2
 
+    def _window_elements(self, x: np.ndarray) -> list[np.ndarray]:
+        """Return element (0, 0) of all windows, then (0, 1) ...: views of x, (B, C, H/k1, W/k2)."""
+        return [x[:, :, r::self.k1, s::self.k2] for r, s in np.ndindex(self.k1, self.k2)]
+
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Map x (B, C, H, W) to y (B, C, H/k1, W/k2)."""
         B, C, H, W = x.shape
         if H % self.k1 or W % self.k2:
             raise ValueError(f"x has shape {x.shape}, expected multiples of {self.k1} x {self.k2}")
-        y, *others = self._window_elements(x)
+        y, *others = self._window_elements(x)  # each has a number for every window
         for element in others:
             y = np.maximum(y, element)
         return y
@@ -107,13 +114,9 @@ class MaxPoolingLayer(NetworkLayer):
         undecided = np.ones_like(y, bool)  # windows whose largest element has not come yet
         for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
             won = undecided & (element == y)
-            undecided ^= won  # won lies within undecided, so XOR takes it out
-            np.multiply(last_x_grad, won, out=element_grad)  # a view: this writes into x_grad
+            undecided &= ~won
+            element_grad[...] = last_x_grad * won  # a view: this writes into x_grad
         return x_grad
-
-    def _window_elements(self, x: np.ndarray) -> list[np.ndarray]:
-        """Return views of x, (B, C, H/k1, W/k2): element (0, 0) of each window, then (0, 1) ..."""
-        return [x[:, :, r::self.k1, s::self.k2] for r, s in np.ndindex(self.k1, self.k2)]
 
 
 class ReLULayer(NetworkLayer):
@@ -148,8 +151,9 @@ class ParamLayer(NetworkLayer):
     """A layer with parameters p; backward also sets their gradients dL/dp (series, part 2).
 
     They are float32, twice as fast as float64, and start uniform between -1/sqrt(m) and 1/sqrt(m),
-    where an output is a sum of m products: d1 in a linear layer, c1*k1*k2 in a convolution. With
-    the article's U(-1, 1) outputs and steps are so large that most seeds' ReLUs soon give only 0.
+    where an output is a sum of m products: d1 in a linear layer, c1*k1*k2 in a convolution. The
+    article says that U(-1, 1) makes training stable. In fact most seeds then learn nothing, since
+    most channels of the first ReLU soon give only 0.
     """
 
     def update(self, lr: float) -> None:
@@ -171,6 +175,9 @@ class LinearLayer(ParamLayer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Map x (B, d1) to z (B, d2)."""
+        d1 = len(self.w)
+        if x.shape[1:] != (d1,):
+            raise ValueError(f"x has shape {x.shape}, expected (B, {d1})")
         return x @ self.w + self.b
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray:
@@ -185,19 +192,20 @@ class LinearLayer(ParamLayer):
 
 
 class ConvolutionLayer(ParamLayer):
-    """Convolution of stride 1 without padding, in the article's first form (series, part 2).
+    """Convolution of stride 1 without padding, as a matrix product (series, part 2).
 
-    A row of X' is a patch: the c1*k1*k2 pixels under the kernel at one place of one image. A row of
-    K' is one of the c2 kernels. So Y' = X' K'^T is the linear layer with X' for X and K'^T for W:
-    dL/dK' = (dL/dY')^T X' (the article prints its transpose), and dL/dX' = dL/dY' K'. A pixel is
-    copied into several patches, so its gradient is the sum of the gradients of its copies.
+    A patch is the c1*k1*k2 pixels under the kernel at one place of one image. In the article's
+    first form each row of X' is a patch, and each row of K' is one of the c2 kernels: Y' = X' K'^T.
+    This is the linear layer with X' for X and K'^T for W. So dL/dK' = (dL/dY')^T X' (the article
+    prints its transpose) and dL/dX' = dL/dY' K'. A pixel is copied into several patches, so its
+    gradient is the sum of the gradients of its copies.
 
-    For speed the code computes Y'^T = K' X'^T, whose rows are long in memory, one output row i at a
-    time: its patches fit into the processor's cache. One image of one channel, rows 012, 345, 678,
-    and a 2 x 2 kernel give wide in _unfold_x the rows 01, 12, 34, 45, 67, 78. The first four are
-    X'^T of output row 0, its columns the patches 0134 and 1245; the last four, of output row 1.
-    tests/definitions.py has plain loops, and the second form, which the article's code uses.
+    The code turns X' over, so a patch is a column of X'^T: Y'^T = K' X'^T. It makes X'^T for one
+    output line at a time, since this fits into the processor's cache. The article's code has this
+    form for dL/dK only, and its second form for the rest, which tests/definitions.py has, too.
     """
+
+    need_x_grad = True  # while it is False, backward returns None instead of dL/dX
 
     def __init__(self, c1: int, c2: int, k1: int, k2: int) -> None:
         bound = (c1 * k1 * k2) ** -0.5  # 1/sqrt(m)
@@ -206,7 +214,15 @@ class ConvolutionLayer(ParamLayer):
         self.k_grad, self.b_grad = np.zeros_like(self.k), np.zeros_like(self.b)
 
     def _unfold_x(self, x: np.ndarray):
-        """Yield X'^T of each output row, (c1*k1*k2, o2*B)."""
+        """Yield X'^T of one output line after another, (c1*k1*k2, o2*B); the article's is whole.
+
+        For one image with the lines 012, 345, 678 and a 2 x 2 kernel, the first that it yields is
+            0 1
+            1 2
+            3 4
+            4 5
+        with the patches 0134 and 1245. More channels add rows, more images add columns.
+        """
         B, c1, H, W = x.shape
         k1, k2 = self.k.shape[2:]
         o1, o2 = H - k1 + 1, W - k2 + 1
@@ -214,9 +230,9 @@ class ConvolutionLayer(ParamLayer):
         wide = np.empty((c1, H, k2, o2, B), x.dtype)  # wide[c, h, s, j] is x[c, h, j + s]
         for s in range(k2):  # at output column j, kernel column s lies on image column j + s
             wide[:, :, s] = x[:, :, s:s + o2]  # (c1, H, o2, B)
-        for i in range(o1):  # at output row i, kernel row r lies on image row i + r
-            patches = wide[:, i:i + k1]  # (c1, k1, k2, o2, B)
-            yield patches.reshape(c1 * k1 * k2, o2 * B)  # rows (c, r, s), columns (j, n)
+        for i in range(o1):  # at output line i, kernel line r lies on image line i + r
+            lines = wide[:, i:i + k1]  # (c1, k1, k2, o2, B)
+            yield lines.reshape(c1 * k1 * k2, o2 * B)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Map x (B, c1, H, W) to y (B, c2, o1, o2), where o1 = H - k1 + 1, o2 = W - k2 + 1."""
@@ -227,35 +243,35 @@ class ConvolutionLayer(ParamLayer):
         o1, o2 = H - k1 + 1, W - k2 + 1
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
         y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if x or k is float64
-        for i, patches in enumerate(self._unfold_x(x)):
-            np.matmul(kernels, patches, out=y[:, i])  # Y'^T = K' X'^T of output row i
+        for i, patches in enumerate(self._unfold_x(x)):  # patches is X'^T, (c1*k1*k2, o2*B)
+            np.matmul(kernels, patches, out=y[:, i])  # Y'^T = K' X'^T, (c2, o2*B)
         y += self.b.reshape(c2, 1, 1)
         return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)  # (B, c2, o1, o2)
 
-    def backward(self, x: np.ndarray, last_x_grad: np.ndarray,
-                 need_x_grad: bool = True) -> np.ndarray:
-        """Map x and dL/dY (B, c2, o1, o2) to dL/dX (B, c1, H, W), if needed; set k_grad, b_grad."""
-        B, c1, H, W = x.shape
-        c2, _, k1, k2 = self.k.shape
+    def backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray:
+        """Map x and dL/dY (B, c2, o1, o2) to dL/dX, or None if not need_x_grad; set *_grad."""
+        c2, c1, k1, k2 = self.k.shape
+        B, _, H, W = x.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         if last_x_grad.shape != (B, c2, o1, o2):
             raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected {B, c2, o1, o2}")
         self.b_grad = last_x_grad.sum(axis=(0, 2, 3), keepdims=True)
+        kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
         y_grad = last_x_grad.transpose(1, 2, 3, 0)  # (c2, o1, o2, B)
-        y_grad = y_grad.reshape(c2, o1, o2 * B)  # y_grad[:, i] is (dL/dY')^T of output row i
-        k_grad = 0  # becomes an array in the first step
-        for i, patches in enumerate(self._unfold_x(x)):
-            k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X', summed: all rows i use K'
+        y_grad = y_grad.reshape(c2, o1, o2 * B)  # y_grad[:, i] is (dL/dY')^T of output line i
+        k_grad = np.zeros(kernels.shape, np.result_type(x, y_grad))
+        for i, patches in enumerate(self._unfold_x(x)):  # patches is X'^T, (c1*k1*k2, o2*B)
+            k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X', summed: all lines use K'
         self.k_grad = k_grad.reshape(self.k.shape)
-        if not need_x_grad:  # training needs no gradient of the images
+        if not self.need_x_grad:
             return None
 
-        kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
+        # From here on, each step undoes a step of _unfold_x, the last one first.
         wide_grad = np.zeros((c1, H, k2, o2, B), np.result_type(kernels, y_grad))
         for i in range(o1):
             patches_grad = kernels.T @ y_grad[:, i]  # (dL/dX')^T = K'^T (dL/dY')^T
-            patches_grad = patches_grad.reshape(c1, k1, k2, o2, B)
-            wide_grad[:, i:i + k1] += patches_grad  # +=, since output rows share image rows
+            lines_grad = patches_grad.reshape(c1, k1, k2, o2, B)
+            wide_grad[:, i:i + k1] += lines_grad  # +=, since output lines share image lines
         x_grad = np.zeros((c1, H, W, B), wide_grad.dtype)
         for s in range(k2):
             x_grad[:, :, s:s + o2] += wide_grad[:, :, s]  # +=, since kernel columns share pixels
@@ -269,12 +285,14 @@ class ConvolutionLayer(ParamLayer):
 class CrossEntropyLoss(NetworkLayer):
     """Softmax and cross-entropy, L = -mean(log p[n, y[n]]), p = softmax(x) (series, part 2).
 
-    dL/dx = (p - q) / B, where q is 1 at the label, else 0 (the article's last formula divides by B
-    once too often). Each row's largest logit is subtracted: p stays the same, exp cannot overflow.
+    A row of x holds a logit for each class: any number, and the larger, the more probable. Labels
+    count from 0; the article's text counts from 1. dL/dx = (p - q) / B, where q is 1 at the label,
+    else 0 (the article's last formula divides p by B twice). Before exp, each row's largest logit
+    is subtracted: p stays the same, and exp cannot overflow.
     """
 
     def forward(self, x: np.ndarray, y: np.ndarray) -> float:
-        """Map logits x (B, C) of C classes and labels y (B,), integers from 0 to C-1, to L."""
+        """Map logits x (B, C) and labels y (B,), integers from 0 to C-1, to L."""
         self._check_labels(x, y)
         x = x - x.max(axis=1, keepdims=True)
         log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))  # log p, even if p rounds to 0
@@ -292,7 +310,7 @@ class CrossEntropyLoss(NetworkLayer):
         return x_grad / len(y)
 
     def _check_labels(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Refuse what NumPy would take: labels of other shapes, a mask, labels below 0."""
+        """Refuse what NumPy would silently accept: other shapes, a mask, labels below 0."""
         y = np.asarray(y)
         if x.ndim != 2 or y.shape != x.shape[:1]:
             raise ValueError(f"x and y have shapes {x.shape}, {y.shape}, expected (B, C), (B,)")
@@ -301,13 +319,10 @@ class CrossEntropyLoss(NetworkLayer):
 
 
 class ConvolutionNeuralNetwork:
-    """The network of the series: two convolutions and a linear layer (series, part 3).
-
-    Images are floats (B, 1, 28, 28) from 0 to 1, labels are integers (B,) from 0 to 9.
-    """
+    """The network of the series: two convolutions and a linear layer (series, part 3)."""
 
     def __init__(self) -> None:
-        np.empty(30 * 2**20, np.uint8)  # for speed only: once it is freed, Linux keeps freed memory
+        np.empty(30 * 2**20, np.uint8)  # freed at once; glibc then reuses freed memory: faster
         self.layers = [
             ConvolutionLayer(1, 4, 5, 5),  # (B, 4, 24, 24)
             MaxPoolingLayer(2, 2),  # (B, 4, 12, 12)
@@ -322,7 +337,7 @@ class ConvolutionNeuralNetwork:
         self.layer_inputs = []
 
     def forward(self, x: np.ndarray, keepgrad: bool = False) -> np.ndarray:
-        """Map images (B, 1, 28, 28) to logits (B, 10); keepgrad keeps layer_inputs."""
+        """Map images (B, 1, 28, 28) from 0 to 1 to logits (B, 10); keepgrad keeps layer_inputs."""
         x = np.asarray(x)
         if x.dtype.kind != "f":
             raise TypeError(f"images have dtype {x.dtype}, expected floats: np.float32(x) / 255")
@@ -334,21 +349,18 @@ class ConvolutionNeuralNetwork:
             x = layer.forward(x)
         return x
 
-    def backward(self, last_x_grad: np.ndarray, need_x_grad: bool = True) -> np.ndarray:
+    def backward(self, last_x_grad: np.ndarray) -> np.ndarray:
         """Map dL/dlogits of the latest forward(x, keepgrad=True) to dL/dimages; set all *_grad."""
         if len(self.layer_inputs) != len(self.layers):
             raise RuntimeError("backward needs a forward(x, keepgrad=True) before it")
-        for layer, x in zip(reversed(self.layers[1:]), reversed(self.layer_inputs[1:])):
+        for layer, x in zip(reversed(self.layers), reversed(self.layer_inputs)):
             last_x_grad = layer.backward(x, last_x_grad)
-        first, x = self.layers[0], self.layer_inputs[0]
-        if type(first) is ConvolutionLayer:  # only this class can leave out dL/dimages
-            return first.backward(x, last_x_grad, need_x_grad)
-        return first.backward(x, last_x_grad)
+        return last_x_grad
 
     def update(self, lr: float) -> None:
         """Take one step of gradient descent in each layer that has an update."""
         for layer in self.layers:
-            if hasattr(layer, "update"):  # isinstance would miss the series' own ParamLayer
+            if hasattr(layer, "update"):  # so that layers of the articles work here, too
                 layer.update(lr)
 
     def train(self, train_x: np.ndarray, train_y: np.ndarray,
@@ -359,7 +371,7 @@ class ConvolutionNeuralNetwork:
             logits = self.forward(x, keepgrad=True)
             loss_sum += self.loss_func.forward(logits, y) * len(y)  # the last batch may be smaller
             last_x_grad = self.loss_func.backward(logits, y)
-            self.backward(last_x_grad, need_x_grad=False)  # True takes a fifth longer
+            self.backward(last_x_grad)
             self.update(lr)
             self.layer_inputs.clear()  # the article's last step, which frees memory
         return loss_sum / len(train_x)
@@ -379,11 +391,12 @@ class ConvolutionNeuralNetwork:
         return x / x.sum(axis=1, keepdims=True)  # softmax
 
     def save(self, path: str) -> None:
-        """Write the parameters as .npz, by the names k0 b0 k3 b3 w7 b7."""
-        unfinished = Path(f"{path}.part")  # an older file stays until this one is whole
-        with unfinished.open("wb") as file:
-            np.savez(file, **self._parameters())
-        unfinished.replace(path)
+        """Write the parameters as .npz, by the names 0.k 0.b 3.k 3.b 7.w 7.b."""
+        import os  # here, so that the class works where it is pasted
+        parameters = self._parameters()
+        with open(f"{path}.part", "wb") as file:  # an older file stays until this one is whole
+            np.savez(file, **parameters)
+        os.replace(f"{path}.part", path)
 
     def load(self, path: str) -> None:
         """Take the parameters of a file that save wrote for the same layers."""
@@ -397,12 +410,17 @@ class ConvolutionNeuralNetwork:
             array[...] = arrays[name]
 
     def _parameters(self) -> dict[str, np.ndarray]:
-        """Return the parameters by their names in a file: k0 is layers[0].k."""
+        """Return the parameters by their names in a file: 0.k is layers[0].k."""
         parameters = {}
         for number, layer in enumerate(self.layers):
-            for name, array in vars(layer).items():
-                if isinstance(array, np.ndarray) and not name.endswith("_grad"):
-                    parameters[f"{name}{number}"] = array
+            for name, value in vars(layer).items():
+                if name.endswith("_grad"):
+                    continue
+                if isinstance(value, np.ndarray):
+                    parameters[f"{number}.{name}"] = value
+                elif isinstance(value, (list, dict)) or hasattr(value, "forward"):
+                    raise TypeError(f"layers[{number}].{name} is a {type(value).__name__}: "
+                                    "save keeps only arrays")
         return parameters
 
     def _batches(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> list[tuple]:
@@ -410,22 +428,19 @@ class ConvolutionNeuralNetwork:
         if len(x) != len(y) or len(x) == 0 or batch_size < 1:
             raise ValueError(f"found {len(x)} images, {len(y)} labels, batch_size {batch_size}; "
                              "expected 1 or more, and a label for each image")
-        starts = range(0, len(x), batch_size)
-        return [(x[start:start + batch_size], y[start:start + batch_size]) for start in starts]
+        return [(x[i:i + batch_size], y[i:i + batch_size]) for i in range(0, len(x), batch_size)]
 
 
 def _parse_arguments() -> argparse.Namespace:
     """Return the arguments of the run."""
     data = Path("cv-data") if Path("cv-data").is_dir() else Path(sys.argv[0]).parent / "cv-data"
-    parser = argparse.ArgumentParser(
-        description="Train on images of digits, print reports and draw the losses in loss.png.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=200, help="passes over the training images")
     parser.add_argument("--batch-size", type=int, default=100, help="images for each step")
     parser.add_argument("--lr", type=float, default=0.1, help="a step is lr times the gradient")
     parser.add_argument("--seed", type=int, default=1234, help="seed of NumPy's generator")
     parser.add_argument("--data", default=data, help="folder that holds train and test")
-    parser.add_argument("--save", metavar="FILE.npz", help="keep the network of the last epoch")
+    parser.add_argument("--save", type=Path, metavar="FILE.npz", help="keep the last network")
     args = parser.parse_args()
     if args.epochs < 1 or args.batch_size < 1:
         parser.error(f"--epochs {args.epochs} --batch-size {args.batch_size}: expected 1 or more")
@@ -433,6 +448,10 @@ def _parse_arguments() -> argparse.Namespace:
         parser.error(f"--lr {args.lr}: expected a number above 0")
     if not 0 <= args.seed < 2**32:
         parser.error(f"--seed {args.seed}: expected 0 to 2**32 - 1")
+    if args.save and not args.save.parent.is_dir():
+        parser.error(f"--save {args.save}: there is no folder {args.save.parent}")
+    if args.save and args.save.exists() and not args.save.is_file():
+        parser.error(f"--save {args.save}: expected the name of a file")
     return args
 
 
@@ -440,10 +459,6 @@ def _parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Train, report and draw (series, part 3)."""
     args = _parse_arguments()
-    for folder in (Path(args.data, "train"), Path(args.data, "test"), Path(args.save or "").parent):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {folder}")
-
     np.random.seed(args.seed)
     train_x, train_y = load_dataset(f"{args.data}/train", shuffle=True)
     print(train_x.shape, train_y.shape, flush=True)
@@ -453,45 +468,50 @@ def main() -> None:
         if x.shape[2:] != (28, 28):
             raise ValueError(f"{args.data}/{part} has images of {x.shape[2:]}, expected (28, 28)")
     cnn = ConvolutionNeuralNetwork()
-    learned = copy.deepcopy(cnn)  # the network after the last whole epoch
+    cnn.layers[0].need_x_grad = False  # nobody needs the gradient of the images: a fifth faster
     losses = []
     print("=============== Begin Train ===============", flush=True)
     start_time = time.perf_counter()
     try:
         for epoch in range(1, args.epochs + 1):
-            train_loss = cnn.train(train_x, train_y, args.batch_size, args.epochs, args.lr)
-            test_loss = cnn.test(test_x, test_y, args.batch_size)
-            if args.save:
-                cnn.save(args.save)
-            learned = copy.deepcopy(cnn)
+            trained = copy.deepcopy(cnn)  # so that Ctrl-C leaves cnn after its last whole epoch
+            train_loss = trained.train(train_x, train_y, args.batch_size, args.epochs, args.lr)
+            test_loss = trained.test(test_x, test_y, args.batch_size)
+            cnn = trained
             losses.append((train_loss, test_loss))
             print(f"Epoch: {epoch:3d} Train Loss: {train_loss:.4f} Test Loss: {test_loss:.4f}",
                   flush=True)
+            if args.save:
+                try:
+                    cnn.save(args.save)
+                except OSError as error:
+                    print(f"epoch {epoch} is not saved: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        saved = args.save if args.save and losses else "nothing"
-        print(f"interrupted: the reports are of the network after {len(losses)} whole epochs; "
-              f"saved: {saved}", file=sys.stderr)
+        print(f"interrupted: the reports are of epoch {len(losses)}", file=sys.stderr)
     minutes = (time.perf_counter() - start_time) / 60
     print(f"=============== End Train: {minutes:.2f} min ===============")
     for part, x, y in [("Train", train_x, train_y), ("Test", test_x, test_y)]:
-        answers = learned.predict(x).argmax(axis=1)
+        answers = cnn.predict(x).argmax(axis=1)
         print(f"=============== Classification Report: {part} ===============")
         print(classification_report(y, answers, digits=4, zero_division=0), flush=True)
     if losses:
         first = 1 if len(losses) > 1 else 0  # the first epoch's losses would flatten the rest
         axes = Figure(figsize=(8, 5), layout="constrained").subplots()  # pyplot may open a window
         axes.plot(range(first + 1, len(losses) + 1), losses[first:], marker=".",
-                  label=["training images", "test images"])
+                  label=["training images", "test images"])  # one for each column of losses
         axes.set(title="Loss over the epochs", xlabel="epoch", ylabel="mean cross-entropy loss")
         axes.legend()
         axes.figure.savefig("loss.png", dpi=150)
+    if args.save and losses:
+        cnn.save(args.save)  # again, in case that the last epoch could not be saved
     if len(losses) < args.epochs:
         sys.exit(130)  # as the shell reports Ctrl-C
 
 
 if __name__ == "__main__":
     try:
-        main()
+        with threadpool_limits(limits=1):  # more threads are no faster, and slow beside others
+            main()
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
