@@ -8,14 +8,13 @@
 It follows the series at ww-rm.github.io/posts/2023/10/ (13/cnn-numpy-1/, 14/cnn-numpy-2/ and
 15/cnn-numpy-3/), with the symbols of its code: B batch, C channels, H and W height and width, c1
 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2 output height and width, d1
-and d2 features in and out, L loss. Its formulas write n, h_X, w_X for B, H, W; here n is an index:
-n is an image, c a channel, h its line, i, j an output line and column, r, s a kernel line and
-column. (Images and kernels have lines here, and matrices have rows.)
+and d2 features in and out, L loss. The articles' formulas write n, h_X, w_X for B, H, W. Here n, c,
+h, i, j, r, s are indices: n of an image, c of a channel, h of a line, i and j of an output line and
+column, r and s of a kernel line and column. (Images have lines, and matrices have rows.)
 
 Only speed depends on the order in memory; skip this at first. B is the first axis of every shape,
-but the innermost in memory: the B values of one pixel lie side by side, so a layer reads and writes
-long runs. The first convolution makes this order in forward, and the linear layer makes it in
-backward; the other layers keep it.
+but the innermost in memory: the B values of one pixel lie side by side, so that a layer works on
+long stretches. The first convolution's forward and the linear layer's backward make this order.
 """
 import argparse
 import copy
@@ -60,13 +59,13 @@ def _read_image(path: Path) -> np.ndarray:
     """Return the grey pixels of an image, uint8 (H, W); transparent pixels become black."""
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # convert would clip their pixels
+            if image.mode.startswith(("I", "F")):  # 16 or 32 bits, which convert would clip
                 raise ValueError("more than 8 bits a channel, expected 8 or fewer")
             pixels = image.convert("RGBA")
     except Exception as error:  # Pillow raises many kinds of errors
         raise ValueError(f"{path} cannot be read: {error}") from error
     black = Image.new("RGBA", pixels.size, "black")  # because the digits are white on black
-    pixels = Image.alpha_composite(black, pixels)  # the image over black
+    pixels = Image.alpha_composite(black, pixels)
     return np.asarray(pixels.convert("L"))
 
 
@@ -85,14 +84,14 @@ class NetworkLayer:
 class MaxPoolingLayer(NetworkLayer):
     """The largest element of each k1 x k2 window; the windows do not overlap (series, part 1).
 
-    The largest element gets dL/dY (of equal ones, the first in row order); the others get 0.
+    The largest element gets dL/dY (of equal ones, the first in reading order); the others get 0.
     """
 
     def __init__(self, k1: int, k2: int) -> None:
         self.k1, self.k2 = k1, k2
 
     def _window_elements(self, x: np.ndarray) -> list[np.ndarray]:
-        """Return element (0, 0) of all windows, then (0, 1) ...: views of x, (B, C, H/k1, W/k2)."""
+        """Return k1*k2 views of x, each (B, C, H/k1, W/k2): one element of every window."""
         return [x[:, :, r::self.k1, s::self.k2] for r, s in np.ndindex(self.k1, self.k2)]
 
     def forward(self, x: np.ndarray) -> np.ndarray:
@@ -100,7 +99,7 @@ class MaxPoolingLayer(NetworkLayer):
         B, C, H, W = x.shape
         if H % self.k1 or W % self.k2:
             raise ValueError(f"x has shape {x.shape}, expected multiples of {self.k1} x {self.k2}")
-        y, *others = self._window_elements(x)  # each has a number for every window
+        y, *others = self._window_elements(x)  # y starts as each window's first element
         for element in others:
             y = np.maximum(y, element)
         return y
@@ -111,7 +110,7 @@ class MaxPoolingLayer(NetworkLayer):
         if last_x_grad.shape != y.shape:
             raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected {y.shape}")
         x_grad = np.empty_like(x, last_x_grad.dtype)  # in x's order of memory, and filled below
-        undecided = np.ones_like(y, bool)  # windows whose largest element has not come yet
+        undecided = np.ones_like(y, bool)  # True: the window's largest element has not come yet
         for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
             won = undecided & (element == y)
             undecided &= ~won
@@ -184,7 +183,7 @@ class LinearLayer(ParamLayer):
         """Map x (B, d1) and dL/dZ (B, d2) to dL/dX (B, d1); set w_grad and b_grad."""
         self.b_grad = last_x_grad.sum(axis=0, keepdims=True)
         self.w_grad = x.T @ last_x_grad
-        return (self.w @ last_x_grad.T).T  # dL/dZ W^T with B innermost: training is a tenth faster
+        return (self.w @ last_x_grad.T).T  # dL/dZ W^T, B innermost in memory: a tenth faster
 
     def update(self, lr: float) -> None:
         self.w -= lr * self.w_grad
@@ -196,13 +195,13 @@ class ConvolutionLayer(ParamLayer):
 
     A patch is the c1*k1*k2 pixels under the kernel at one place of one image. In the article's
     first form each row of X' is a patch, and each row of K' is one of the c2 kernels: Y' = X' K'^T.
-    This is the linear layer with X' for X and K'^T for W. So dL/dK' = (dL/dY')^T X' (the article
-    prints its transpose) and dL/dX' = dL/dY' K'. A pixel is copied into several patches, so its
-    gradient is the sum of the gradients of its copies.
+    This is the linear layer with X' for X and K'^T for W. So dL/dK'^T = X'^T dL/dY' (the article
+    prints this for dL/dK'), or dL/dK' = (dL/dY')^T X', and dL/dX' = dL/dY' K'. A pixel is copied
+    into several patches, so its gradient is the sum of the gradients of its copies.
 
-    The code turns X' over, so a patch is a column of X'^T: Y'^T = K' X'^T. It makes X'^T for one
-    output line at a time, since this fits into the processor's cache. The article's code has this
-    form for dL/dK only, and its second form for the rest, which tests/definitions.py has, too.
+    The code transposes all of it, so a patch is a column of X'^T: Y'^T = K' X'^T. It makes X'^T
+    for one output line at a time, since this fits into the processor's cache. The article's code
+    has the first form for dL/dK only, and its second form, as tests/definitions.py, for the rest.
     """
 
     need_x_grad = True  # while it is False, backward returns None instead of dL/dX
@@ -214,19 +213,19 @@ class ConvolutionLayer(ParamLayer):
         self.k_grad, self.b_grad = np.zeros_like(self.k), np.zeros_like(self.b)
 
     def _unfold_x(self, x: np.ndarray):
-        """Yield X'^T of one output line after another, (c1*k1*k2, o2*B); the article's is whole.
+        """Yield X'^T for each output line, (c1*k1*k2, o2*B); the article's makes all lines at once.
 
-        For one image with the lines 012, 345, 678 and a 2 x 2 kernel, the first that it yields is
+        For one image with the lines 012, 345, 678 and a 2 x 2 kernel, the first X'^T is
             0 1
             1 2
             3 4
             4 5
-        with the patches 0134 and 1245. More channels add rows, more images add columns.
+        with the patches 0134 and 1245. More channels add rows, B images make B columns of each.
         """
         B, c1, H, W = x.shape
         k1, k2 = self.k.shape[2:]
         o1, o2 = H - k1 + 1, W - k2 + 1
-        x = np.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (c1, H, W, B), in memory, too
+        x = np.ascontiguousarray(x.transpose(1, 2, 3, 0))  # from here on (c1, H, W, B)
         wide = np.empty((c1, H, k2, o2, B), x.dtype)  # wide[c, h, s, j] is x[c, h, j + s]
         for s in range(k2):  # at output column j, kernel column s lies on image column j + s
             wide[:, :, s] = x[:, :, s:s + o2]  # (c1, H, o2, B)
@@ -261,12 +260,12 @@ class ConvolutionLayer(ParamLayer):
         y_grad = y_grad.reshape(c2, o1, o2 * B)  # y_grad[:, i] is (dL/dY')^T of output line i
         k_grad = np.zeros(kernels.shape, np.result_type(x, y_grad))
         for i, patches in enumerate(self._unfold_x(x)):  # patches is X'^T, (c1*k1*k2, o2*B)
-            k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X', summed: all lines use K'
+            k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X', summed over the lines
         self.k_grad = k_grad.reshape(self.k.shape)
         if not self.need_x_grad:
             return None
 
-        # From here on, each step undoes a step of _unfold_x, the last one first.
+        # From here on, the steps of _unfold_x are gone backwards.
         wide_grad = np.zeros((c1, H, k2, o2, B), np.result_type(kernels, y_grad))
         for i in range(o1):
             patches_grad = kernels.T @ y_grad[:, i]  # (dL/dX')^T = K'^T (dL/dY')^T
@@ -295,7 +294,7 @@ class CrossEntropyLoss(NetworkLayer):
         """Map logits x (B, C) and labels y (B,), integers from 0 to C-1, to L."""
         self._check_labels(x, y)
         x = x - x.max(axis=1, keepdims=True)
-        log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))  # log p, even if p rounds to 0
+        log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))  # finite even where p rounds to 0
         loss = -float(np.mean(log_p[np.arange(len(y)), y]))
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss}: lr is too large or x is not finite")
@@ -310,7 +309,7 @@ class CrossEntropyLoss(NetworkLayer):
         return x_grad / len(y)
 
     def _check_labels(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Refuse what NumPy would silently accept: other shapes, a mask, labels below 0."""
+        """Refuse what NumPy would silently accept: labels of other shapes, booleans, below 0."""
         y = np.asarray(y)
         if x.ndim != 2 or y.shape != x.shape[:1]:
             raise ValueError(f"x and y have shapes {x.shape}, {y.shape}, expected (B, C), (B,)")
@@ -319,10 +318,10 @@ class CrossEntropyLoss(NetworkLayer):
 
 
 class ConvolutionNeuralNetwork:
-    """The network of the series: two convolutions and a linear layer (series, part 3)."""
+    """The network of the series, for images (B, 1, 28, 28) from 0 to 1 (series, part 3)."""
 
     def __init__(self) -> None:
-        np.empty(30 * 2**20, np.uint8)  # freed at once; glibc then reuses freed memory: faster
+        np.empty(30 * 2**20, np.uint8)  # only for speed: freeing this makes glibc reuse memory
         self.layers = [
             ConvolutionLayer(1, 4, 5, 5),  # (B, 4, 24, 24)
             MaxPoolingLayer(2, 2),  # (B, 4, 12, 12)
@@ -337,7 +336,7 @@ class ConvolutionNeuralNetwork:
         self.layer_inputs = []
 
     def forward(self, x: np.ndarray, keepgrad: bool = False) -> np.ndarray:
-        """Map images (B, 1, 28, 28) from 0 to 1 to logits (B, 10); keepgrad keeps layer_inputs."""
+        """Map images (B, 1, 28, 28) to logits (B, 10); keepgrad puts each x into layer_inputs."""
         x = np.asarray(x)
         if x.dtype.kind != "f":
             raise TypeError(f"images have dtype {x.dtype}, expected floats: np.float32(x) / 255")
@@ -373,7 +372,7 @@ class ConvolutionNeuralNetwork:
             last_x_grad = self.loss_func.backward(logits, y)
             self.backward(last_x_grad)
             self.update(lr)
-            self.layer_inputs.clear()  # the article's last step, which frees memory
+            self.layer_inputs.clear()  # the article's last step
         return loss_sum / len(train_x)
 
     def test(self, test_x: np.ndarray, test_y: np.ndarray, batch_size: int) -> float:
@@ -436,7 +435,7 @@ def _parse_arguments() -> argparse.Namespace:
     data = Path("cv-data") if Path("cv-data").is_dir() else Path(sys.argv[0]).parent / "cv-data"
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=200, help="passes over the training images")
-    parser.add_argument("--batch-size", type=int, default=100, help="images for each step")
+    parser.add_argument("--batch-size", type=int, default=100, help="images per step")
     parser.add_argument("--lr", type=float, default=0.1, help="a step is lr times the gradient")
     parser.add_argument("--seed", type=int, default=1234, help="seed of NumPy's generator")
     parser.add_argument("--data", default=data, help="folder that holds train and test")
@@ -474,18 +473,18 @@ def main() -> None:
     start_time = time.perf_counter()
     try:
         for epoch in range(1, args.epochs + 1):
-            trained = copy.deepcopy(cnn)  # so that Ctrl-C leaves cnn after its last whole epoch
+            trained = copy.deepcopy(cnn)  # at Ctrl-C, cnn is still that of the last whole epoch
             train_loss = trained.train(train_x, train_y, args.batch_size, args.epochs, args.lr)
             test_loss = trained.test(test_x, test_y, args.batch_size)
+            if args.save:
+                try:
+                    trained.save(args.save)
+                except OSError as error:
+                    print(f"epoch {epoch} is not saved: {error}", file=sys.stderr)
             cnn = trained
             losses.append((train_loss, test_loss))
             print(f"Epoch: {epoch:3d} Train Loss: {train_loss:.4f} Test Loss: {test_loss:.4f}",
                   flush=True)
-            if args.save:
-                try:
-                    cnn.save(args.save)
-                except OSError as error:
-                    print(f"epoch {epoch} is not saved: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"interrupted: the reports are of epoch {len(losses)}", file=sys.stderr)
     minutes = (time.perf_counter() - start_time) / 60
@@ -503,14 +502,14 @@ def main() -> None:
         axes.legend()
         axes.figure.savefig("loss.png", dpi=150)
     if args.save and losses:
-        cnn.save(args.save)  # again, in case that the last epoch could not be saved
+        cnn.save(args.save)  # again, since the last epoch's save may have failed
     if len(losses) < args.epochs:
         sys.exit(130)  # as the shell reports Ctrl-C
 
 
 if __name__ == "__main__":
     try:
-        with threadpool_limits(limits=1):  # more threads are no faster, and slow beside others
+        with threadpool_limits(limits=1):  # more are no faster, and far slower on a busy CPU
             main()
     except KeyboardInterrupt:
         sys.exit(130)
