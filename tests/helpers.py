@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
 NAME = "my digits \u6570\u5b57"  # for files and folders: with a space and Chinese letters
 
 

@@ -1,37 +1,61 @@
-"""What the README says is true: its links, its example and its check of gradients."""
+"""What the README and its Chinese page say is true: their links, their code and its values."""
 import re
+import shutil
 
-import numpy as np
 import pytest
-from helpers import PROJECT, README, run_readme
+from helpers import PROJECT
 
-import cnn_numpy
-
-
-def test_every_link_leads_to_a_heading_a_file_or_the_web():
-    titles = re.findall(r"^#+ (.*)", README, re.MULTILINE)  # whose links GitHub makes like this:
-    headings = ["#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
-    for link in re.findall(r'(?:\]\(|src=")([^)"]+)', README):  # ](link) or src="link"
-        assert link in headings or link.startswith("https://") or (PROJECT / link).is_file(), link
+PAGES = {}
+for name in ("README.md", ".github/zh.md"):
+    PAGES[name] = (PROJECT / name).read_text(encoding="utf-8")
 
 
-def test_the_example_prints_the_numbers_in_its_comments(capsys):
-    run_readme("layer.k[...] = [[1, 2], [3, 4]]")
+def blocks(page, language="python"):
+    """Return a page's blocks of code, without their comments."""
+    codes = re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
+    return [re.sub(r" *# .*", "", code) for code in codes]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_heading_a_file_or_the_web(page):
+    for link in re.findall(r'(?:\]\(|src=")([^)"]+)', PAGES[page]):  # ](link) or src="link"
+        if link.startswith("https://"):
+            continue
+        path, _, heading = link.partition("#")
+        target = (PROJECT / page).parent / path if path else PROJECT / page
+        assert target.is_file(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)", target.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+            assert heading in anchors, link  # GitHub makes them so
+
+
+@pytest.mark.parametrize("language", ["python", "sh", "powershell"])
+def test_the_code_is_the_same_on_both_pages(language):
+    for code in blocks(".github/zh.md", language):
+        assert code in blocks("README.md", language)
+    if language == "python":
+        assert len(blocks(".github/zh.md")) == len(blocks("README.md"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_example_prints_the_numbers_in_its_comments(page, capsys):
+    [code] = [code for code in blocks(page) if "layer.k_grad" in code]
+    exec(code, {})
     printed = re.findall(r"\d+", capsys.readouterr().out)
-    promised = " ".join(re.findall(r"# \S+: (\[\[.*?\]\])", README))  # the arrays in comments
-    assert printed == re.findall(r"\d+", promised)
+    arrays = re.findall(r"# .*?(\[\[.*?\]\])[, \uff0c\n]", PAGES[page])  # the comments of the example
+    assert printed == re.findall(r"\d+", " ".join(arrays))
 
 
-class AddingLayer(cnn_numpy.LinearLayer):
-    """A linear layer with a common fault: gradients of earlier batches stay in b_grad."""
-
-    def backward(self, x, last_x_grad):
-        earlier = self.b_grad
-        x_grad = super().backward(x, last_x_grad)
-        self.b_grad = self.b_grad + earlier
-        return x_grad
-
-
-def test_the_gradient_check_names_the_array_whose_gradient_is_wrong(check_gradients):
-    with pytest.raises(AssertionError, match="'b'"):
-        check_gradients(AddingLayer(4, 3), np.random.default_rng(0).standard_normal((5, 4)))
+def test_the_training_code_trains_and_other_shapes_fit(data, tmp_path, monkeypatch, capsys):
+    shutil.copytree(data, tmp_path / "cv-data")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in blocks("README.md"):
+        if "network.layers = " in code or "network.train(" in code:
+            exec(code, names)
+    losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 5 and losses[4] < losses[0]
+    assert (tmp_path / "mine.npz").is_file()
+    network, np = names["network"], names["np"]
+    assert network.forward(np.ones((2, 3, 32, 32))).shape == (2, 5)
