@@ -13,21 +13,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from cnn_numpy import ConvolutionNeuralNetwork, load_dataset
+import cnn_numpy
 
 
 @pytest.fixture(scope="module")
 def digits():
     """Return the test digits, shuffled, and their labels."""
     np.random.seed(1234)
-    return load_dataset(PROJECT / "cv-data" / "test", shuffle=True)
+    return cnn_numpy.load_dataset(PROJECT / "cv-data" / "test", shuffle=True)
 
 
 @pytest.fixture(scope="module")
 def network(digits):
     """Return a network that has learned a little."""
     np.random.seed(1)
-    network = ConvolutionNeuralNetwork()
+    network = cnn_numpy.ConvolutionNeuralNetwork()
     network.train(*digits, batch_size=10, epochs=1, lr=0.05)
     return network
 
@@ -49,7 +49,8 @@ def start(network, data, tmp_path, monkeypatch):
 @pytest.mark.parametrize("picture, command", [
     ("layers.png", ["layers.py", "--image", "0"]), ("wrong.png", ["mistakes.py"])])  # of 50 images
 def test_a_program_draws_its_picture(start, picture, command):
-    ConvolutionNeuralNetwork().save("digits.npz")  # it has learned nothing, so it makes mistakes
+    network = cnn_numpy.ConvolutionNeuralNetwork()
+    network.save("digits.npz")  # it has learned nothing, so it makes mistakes
     start(*command)
     assert np.ptp(plt.imread(picture)[..., :3]) == 1  # from black to white
 
@@ -90,3 +91,40 @@ def test_a_photo_without_a_digit_is_refused(tmp_path):
     save_photo(tmp_path / "photo.png", np.zeros((28, 28)))
     with pytest.raises(ValueError, match="shows 0 dark shapes .*, expected one digit"):
         photo.digit_image(tmp_path / "photo.png")
+
+
+class AddingLayer(cnn_numpy.LinearLayer):
+    """A linear layer with a common fault: gradients of earlier batches stay in b_grad."""
+
+    def backward(self, x, last_x_grad):
+        earlier = self.b_grad
+        x_grad = super().backward(x, last_x_grad)
+        self.b_grad = self.b_grad + earlier
+        return x_grad
+
+
+def test_the_gradient_check_names_the_number_whose_gradient_is_wrong(check_gradients):
+    with pytest.raises(AssertionError, match=r"^dL/db at \(0, 0\) is \S+, the slope is \S+$"):
+        check_gradients(AddingLayer(4, 3), np.random.default_rng(0).standard_normal((5, 4)))
+
+
+class NoisyLayer(cnn_numpy.ReLULayer):
+    """A layer that draws other numbers in each forward."""
+
+    def forward(self, x):
+        return x * np.random.random(x.shape)
+
+
+def test_the_gradient_check_tells_a_random_layer_from_a_wrong_one(check_gradients):
+    with pytest.raises(AssertionError, match="reseed a random layer in its forward"):
+        check_gradients(NoisyLayer(), np.ones((2, 3)))
+
+
+def test_the_gradient_check_says_what_it_has_not_looked_at(check_gradients, capsys):
+    layer = cnn_numpy.ReLULayer()
+    layer.parameters = {"slope": 1}  # where the check cannot see it
+    layer.update = print
+    check_gradients(layer, np.array([-1.0, 2, 3]))
+    printed = capsys.readouterr().out
+    assert "not looked at: parameters update (" in printed
+    assert "update has no parameter" in printed
