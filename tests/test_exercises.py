@@ -1,7 +1,9 @@
-"""The README's exercises 1 to 3, which are layers, are solved."""
+"""The README's exercises 1, 2, 3 and 7, which are layers, are solved."""
 import exercises
 import numpy as np
 import pytest
+
+from cnn_numpy import ConvolutionNeuralNetwork
 
 
 def test_1_with_momentum_equal_gradients_make_longer_steps():
@@ -23,3 +25,25 @@ def test_3_a_padded_convolution_has_the_right_gradients(check_gradients, p):
     x = np.random.random((2, 2, 6, 4))
     assert layer.forward(x).shape == (2, 3, 4 + 2 * p, 2 + 2 * p)
     check_gradients(layer, x)
+    layer.need_x_grad = False
+    assert layer.backward(x, layer.forward(x)) is None
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_7_a_batch_normalisation_has_the_right_gradients(check_gradients, is_training):
+    layer = exercises.BatchNormLayer(2)
+    layer.is_training = is_training
+    check_gradients(layer, np.random.default_rng(0).standard_normal((4, 2, 3, 3)))
+
+
+def test_7_a_loaded_batch_normalisation_knows_the_mean_of_the_training(tmp_path):
+    x = np.random.default_rng(0).random((4, 2, 3, 3))
+    trained, loaded = ConvolutionNeuralNetwork(), ConvolutionNeuralNetwork()
+    for network in trained, loaded:
+        network.layers = [exercises.BatchNormLayer(2)]
+    for _ in range(100):
+        trained.layers[0].backward(x, x)
+    trained.save(tmp_path / "norm.npz")
+    loaded.load(tmp_path / "norm.npz")
+    loaded.layers[0].is_training = False
+    np.testing.assert_allclose(loaded.forward(x), trained.forward(x), atol=1e-3)

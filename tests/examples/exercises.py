@@ -1,8 +1,14 @@
-"""The README's exercises, solved in a few lines each; the text of exercise 4 is its solution."""
+"""The README's exercises, solved in a few lines each; the text of exercise 4 is its solution.
+
+The layers are to be imported: network.layers[2] = SigmoidLayer() takes one into a network.
+"""
 import numpy as np
+import shared  # noqa: F401 - after it, Python finds cnn_numpy.py
 from scipy import ndimage  # SciPy, which is installed with scikit-learn
 
-from cnn_numpy import ConvolutionLayer, LinearLayer, NetworkLayer
+from cnn_numpy import ConvolutionLayer, LinearLayer, NetworkLayer, ParamLayer
+
+EACH_CHANNEL = {"axis": (0, 2, 3), "keepdims": True}  # x.mean(**EACH_CHANNEL) is (1, C, 1, 1)
 
 
 class MomentumLinearLayer(LinearLayer):
@@ -49,6 +55,8 @@ class PaddedConvolutionLayer(ConvolutionLayer):
         H, W = x.shape[2:]
         p = self.p
         x_grad = super().backward(self.pad(x), last_x_grad)
+        if not self.need_x_grad:
+            return None
         return x_grad[:, :, p:p + H, p:p + W]  # p:-p would be empty where p is 0
 
 
@@ -70,3 +78,53 @@ def warped(image):
     shift = np.random.uniform(-1.5, 1.5, 2)
     corner = 13.5 - matrix @ [13.5, 13.5] + shift  # so that the middle stays near the middle
     return ndimage.affine_transform(image, matrix, corner, order=1)
+
+
+class BatchNormLayer(ParamLayer):
+    """Exercise 7. Each channel gets mean 0 and variance 1, then is stretched and moved.
+
+    Training takes the mean and the variance of the batch, and keeps running ones for later. Their
+    names do not end in _grad, so save keeps them. They change in backward, because forward keeps
+    nothing: what is only tested or predicted leaves no trace.
+    """
+
+    is_training = True  # set it to False before test and predict, and to True before train
+
+    def __init__(self, C):
+        self.gamma = np.ones((1, C, 1, 1), np.float32)
+        self.beta = np.zeros((1, C, 1, 1), np.float32)
+        self.mean = np.zeros((1, C, 1, 1), np.float32)
+        self.variance = np.ones((1, C, 1, 1), np.float32)
+
+    def mean_and_variance(self, x):
+        if self.is_training:
+            return x.mean(**EACH_CHANNEL), x.var(**EACH_CHANNEL)
+        return self.mean, self.variance
+
+    def forward(self, x):
+        mean, variance = self.mean_and_variance(x)
+        normal = (x - mean) / np.sqrt(variance + 1e-5)
+        return self.gamma * normal + self.beta
+
+    def backward(self, x, last_x_grad):
+        mean, variance = self.mean_and_variance(x)
+        normal = (x - mean) / np.sqrt(variance + 1e-5)
+        self.gamma_grad = (last_x_grad * normal).sum(**EACH_CHANNEL)
+        self.beta_grad = last_x_grad.sum(**EACH_CHANNEL)
+        x_grad = last_x_grad * self.gamma / np.sqrt(variance + 1e-5)
+        if self.is_training:
+            self.mean += 0.1 * (mean - self.mean)
+            self.variance += 0.1 * (variance - self.variance)
+            # Each element moves its channel's mean and variance, too, and so the others' y.
+            through_mean = x_grad.mean(**EACH_CHANNEL)
+            through_variance = normal * (x_grad * normal).mean(**EACH_CHANNEL)
+            x_grad -= through_mean + through_variance
+        return x_grad
+
+    def update(self, lr):
+        self.gamma -= lr * self.gamma_grad
+        self.beta -= lr * self.beta_grad
+
+
+if __name__ == "__main__":
+    print(__doc__)
