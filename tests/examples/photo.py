@@ -1,4 +1,4 @@
-"""Recognise the digit on a photo: one dark digit on light paper, with paper all round.
+"""Recognise the digit on a photo: one digit, darker or lighter than the ground all round it.
 
     python tests/examples/photo.py photo.jpg
 
@@ -6,10 +6,11 @@ Each file gets a line with the answer. With one file, a window shows what the ne
 """
 import sys
 from argparse import ArgumentParser
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image, ImageOps  # Pillow, which is installed with matplotlib
+from PIL import Image, ImageOps, UnidentifiedImageError  # of Pillow, which matplotlib brings
 from scipy import ndimage  # SciPy, which is installed with scikit-learn
 from shared import open_window, parse_arguments
 
@@ -24,20 +25,27 @@ def digit_image(path):
         if len(shapes) == 1 and dark_on_edge < 120:  # more is a table, or the edge of a shadow
             image = centred(shapes[0])
             return image[np.newaxis, np.newaxis]
-    raise ValueError(f"{path} shows {len(shapes)} dark shapes on lighter paper, "
-                     "expected one digit with paper all round")
+    raise ValueError(f"{path} shows {len(shapes)} shapes that differ from their ground, "
+                     "expected one digit with the same ground all round")
 
 
 def read_photo(path):
     """Return a photo in colour, as the camera was held, its longer side made 300 pixels."""
+    if not Path(path).exists():
+        raise ValueError(f"there is no {path}")
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder, expected a photo")
     try:
         with Image.open(path) as photo:
             mode = photo.mode
             photo = ImageOps.exif_transpose(photo).convert("RGBA")
+    except UnidentifiedImageError:
+        hint = ": convert it to JPEG" if str(path).lower().endswith((".heic", ".heif")) else ""
+        raise ValueError(f"{path} is no photo that Pillow can read{hint}") from None
     except Exception as error:  # Pillow raises many kinds of errors
-        raise ValueError(f"{path} cannot be read (HEIC? convert it to JPEG): {error}") from error
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if mode.startswith(("I", "F")):  # 16 or 32 bits: convert has clipped them
-        raise ValueError(f"{path} has more than 8 bits a channel, expected 8 or fewer")
+        raise ValueError(f"{path} cannot be read: more than 8 bits a channel, expected 8 or fewer")
     photo = ImageOps.contain(photo, (300, 300))  # every length below is for this size
     if 0 in photo.size:
         raise ValueError(f"{path} is a thin line of pixels, expected a photo")
@@ -46,9 +54,14 @@ def read_photo(path):
 
 
 def ink_of(photo):
-    """Return how much darker than the paper each pixel is, float32 (H, W), 1 for black on white."""
+    """Return how much darker than the paper each pixel is, float32 (H, W), 1 for black on white.
+
+    A light digit on dark ground is turned over first: it becomes a dark one on light paper.
+    """
     light = np.asarray(photo.convert("L"), np.float32)
     light = ndimage.gaussian_filter(light, 1)  # without the noise of the camera
+    if 2 * np.median(light) < light.max() + light.min():  # most pixels are dark
+        light = light.max() + light.min() - light
     paper = np.median(light)  # because most pixels are paper
     return (paper - light) / (light.max() + 1)
 
@@ -114,8 +127,10 @@ def draw_photo(figure, photo, image):
 def main():
     """Recognise each photo, and show a single one in a window."""
     parser = ArgumentParser(description="Recognise the digit on each photo.")
-    parser.add_argument("files", metavar="FILE", nargs="+", help="a photo of one dark digit")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="a photo of one digit")
     args, network = parse_arguments(parser)
+    if hasattr(sys.stdout, "reconfigure"):  # consoles have it, notebooks do not need it
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console may not know all letters
     images = [recognise(path, network) for path in args.files]
     if any(image is None for image in images):
         sys.exit(1)
