@@ -9,12 +9,12 @@ It follows the series at ww-rm.github.io/posts/2023/10/ (13/cnn-numpy-1/, 14/cnn
 15/cnn-numpy-3/), with the symbols of its code: B batch, C channels, H and W height and width, c1
 and c2 channels in and out, k1 and k2 kernel height and width, o1 and o2 output height and width, d1
 and d2 features in and out, L loss. The articles' formulas write n, h_X, w_X for B, H, W. Here n, c,
-h, i, j, r, s are indices: n of an image, c of a channel, h of a line, i and j of an output line and
-column, r and s of a kernel line and column. (Images have lines, and matrices have rows.)
+h, i, j, r, s are indices: n of an image, c of a channel, h of an image line, i and j of an output
+line and column, r and s of a kernel line and column. (Images have lines, and matrices have rows.)
 
 Only speed depends on the order in memory; skip this at first. B is the first axis of every shape,
-but the innermost in memory: the B values of one pixel lie side by side, so that a layer works on
-long stretches. The first convolution's forward and the linear layer's backward make this order.
+but the innermost in memory: the B values of one pixel lie side by side, so that NumPy's loops are
+long. The first convolution's forward and the linear layer's backward make this order.
 """
 import argparse
 import copy
@@ -50,7 +50,7 @@ def load_dataset(folder: str, shuffle: bool = False) -> tuple[np.ndarray, np.nda
     inputs = np.stack(images)[:, np.newaxis].astype(np.float32) / 255  # (B, 1, H, W)
     targets = np.array(targets, np.int32)
     if shuffle:
-        order = np.random.permutation(len(targets))  # one for both: each image keeps its target
+        order = np.random.permutation(len(targets))  # for both, so each image keeps its target
         inputs, targets = inputs[order], targets[order]
     return inputs, targets
 
@@ -59,7 +59,7 @@ def _read_image(path: Path) -> np.ndarray:
     """Return the grey pixels of an image, uint8 (H, W); transparent pixels become black."""
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # 16 or 32 bits, which convert would clip
+            if image.mode.startswith(("I", "F")):  # 16 or 32 bits: convert would clip them
                 raise ValueError("more than 8 bits a channel, expected 8 or fewer")
             pixels = image.convert("RGBA")
     except Exception as error:  # Pillow raises many kinds of errors
@@ -77,7 +77,7 @@ class NetworkLayer:
         raise NotImplementedError
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray:
-        """Return dL/dx for forward's x; last_x_grad is dL/dy, which the next layer has returned."""
+        """Return dL/dx for forward's x; last_x_grad is dL/dy, from the layer after this one."""
         raise NotImplementedError
 
 
@@ -91,7 +91,7 @@ class MaxPoolingLayer(NetworkLayer):
         self.k1, self.k2 = k1, k2
 
     def _window_elements(self, x: np.ndarray) -> list[np.ndarray]:
-        """Return k1*k2 views of x, each (B, C, H/k1, W/k2): one element of every window."""
+        """Return k1*k2 views of x, each (B, C, H/k1, W/k2): element (r, s) of all windows."""
         return [x[:, :, r::self.k1, s::self.k2] for r, s in np.ndindex(self.k1, self.k2)]
 
     def forward(self, x: np.ndarray) -> np.ndarray:
@@ -149,10 +149,10 @@ class FlattenLayer(NetworkLayer):
 class ParamLayer(NetworkLayer):
     """A layer with parameters p; backward also sets their gradients dL/dp (series, part 2).
 
-    They are float32, twice as fast as float64, and start uniform between -1/sqrt(m) and 1/sqrt(m),
-    where an output is a sum of m products: d1 in a linear layer, c1*k1*k2 in a convolution. The
-    article says that U(-1, 1) makes training stable. In fact most seeds then learn nothing, since
-    most channels of the first ReLU soon give only 0.
+    Parameters are float32, twice as fast as float64, and start random, uniform between -1/sqrt(m)
+    and 1/sqrt(m), where each output is a sum of m products: m is d1 in a linear layer, c1*k1*k2 in
+    a convolution. The article says that its U(-1, 1) makes training stable. But with most seeds the
+    network then learns nothing, since most channels of the first ReLU soon give only 0.
     """
 
     def update(self, lr: float) -> None:
@@ -195,13 +195,14 @@ class ConvolutionLayer(ParamLayer):
 
     A patch is the c1*k1*k2 pixels under the kernel at one place of one image. In the article's
     first form each row of X' is a patch, and each row of K' is one of the c2 kernels: Y' = X' K'^T.
-    This is the linear layer with X' for X and K'^T for W. So dL/dK'^T = X'^T dL/dY' (the article
-    prints this for dL/dK'), or dL/dK' = (dL/dY')^T X', and dL/dX' = dL/dY' K'. A pixel is copied
-    into several patches, so its gradient is the sum of the gradients of its copies.
+    This is the linear layer with X' for X and K'^T for W. So its results give dL/dX' = dL/dY' K',
+    and dL/dK'^T = X'^T dL/dY', whose transpose is dL/dK' = (dL/dY')^T X' (the article forgets to
+    transpose). A pixel is copied into several patches, so its gradient is the sum of the gradients
+    of its copies.
 
-    The code transposes all of it, so a patch is a column of X'^T: Y'^T = K' X'^T. It makes X'^T
-    for one output line at a time, since this fits into the processor's cache. The article's code
-    has the first form for dL/dK only, and its second form, as tests/definitions.py, for the rest.
+    The code computes the transposed product, Y'^T = K' X'^T, where a patch is a column of X'^T. It
+    makes the columns of one output line at a time, since they fit into the processor's cache. The
+    article's code takes this form for dL/dK only, and its second (tests/definitions.py) otherwise.
     """
 
     need_x_grad = True  # while it is False, backward returns None instead of dL/dX
@@ -213,14 +214,14 @@ class ConvolutionLayer(ParamLayer):
         self.k_grad, self.b_grad = np.zeros_like(self.k), np.zeros_like(self.b)
 
     def _unfold_x(self, x: np.ndarray):
-        """Yield X'^T for each output line, (c1*k1*k2, o2*B); the article's makes all lines at once.
+        """Yield X'^T of one output line after another, (c1*k1*k2, o2*B), unlike the article's.
 
-        For one image with the lines 012, 345, 678 and a 2 x 2 kernel, the first X'^T is
-            0 1
+        For one image with the lines 0 1 2, 3 4 5, 6 7 8 and a 2 x 2 kernel, the first X'^T is
+            0 1    from image line 0: what is under kernel column 0, then under column 1
             1 2
-            3 4
+            3 4    from image line 1: the second X'^T begins with these rows, then has 6 7 and 7 8
             4 5
-        with the patches 0134 and 1245. More channels add rows, B images make B columns of each.
+        and its columns are patches. More channels add rows; B images make B columns of each.
         """
         B, c1, H, W = x.shape
         k1, k2 = self.k.shape[2:]
@@ -248,7 +249,7 @@ class ConvolutionLayer(ParamLayer):
         return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)  # (B, c2, o1, o2)
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray:
-        """Map x and dL/dY (B, c2, o1, o2) to dL/dX, or None if not need_x_grad; set *_grad."""
+        """Map x and dL/dY (B, c2, o1, o2) to dL/dX (None without need_x_grad); set *_grad."""
         c2, c1, k1, k2 = self.k.shape
         B, _, H, W = x.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
@@ -265,7 +266,7 @@ class ConvolutionLayer(ParamLayer):
         if not self.need_x_grad:
             return None
 
-        # From here on, the steps of _unfold_x are gone backwards.
+        # Back through the steps of _unfold_x: where it copied, gradients are added.
         wide_grad = np.zeros((c1, H, k2, o2, B), np.result_type(kernels, y_grad))
         for i in range(o1):
             patches_grad = kernels.T @ y_grad[:, i]  # (dL/dX')^T = K'^T (dL/dY')^T
@@ -284,7 +285,7 @@ class ConvolutionLayer(ParamLayer):
 class CrossEntropyLoss(NetworkLayer):
     """Softmax and cross-entropy, L = -mean(log p[n, y[n]]), p = softmax(x) (series, part 2).
 
-    A row of x holds a logit for each class: any number, and the larger, the more probable. Labels
+    A row of x holds the logits of the C classes: any numbers; a larger one is more probable. Labels
     count from 0; the article's text counts from 1. dL/dx = (p - q) / B, where q is 1 at the label,
     else 0 (the article's last formula divides p by B twice). Before exp, each row's largest logit
     is subtracted: p stays the same, and exp cannot overflow.
@@ -303,13 +304,13 @@ class CrossEntropyLoss(NetworkLayer):
     def backward(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Map logits x (B, C) and labels y (B,) to dL/dx (B, C)."""
         self._check_labels(x, y)
-        x = np.exp(x - x.max(axis=1, keepdims=True))
-        x_grad = x / x.sum(axis=1, keepdims=True)  # p
+        exp_x = np.exp(x - x.max(axis=1, keepdims=True))
+        x_grad = exp_x / exp_x.sum(axis=1, keepdims=True)  # p
         x_grad[np.arange(len(y)), y] -= 1  # p - q
         return x_grad / len(y)
 
     def _check_labels(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Refuse what NumPy would silently accept: labels of other shapes, booleans, below 0."""
+        """Refuse labels that NumPy would silently accept: of a wrong shape, booleans, negative."""
         y = np.asarray(y)
         if x.ndim != 2 or y.shape != x.shape[:1]:
             raise ValueError(f"x and y have shapes {x.shape}, {y.shape}, expected (B, C), (B,)")
@@ -321,7 +322,7 @@ class ConvolutionNeuralNetwork:
     """The network of the series, for images (B, 1, 28, 28) from 0 to 1 (series, part 3)."""
 
     def __init__(self) -> None:
-        np.empty(30 * 2**20, np.uint8)  # only for speed: freeing this makes glibc reuse memory
+        np.empty(30 * 2**20, np.uint8)  # only for speed: once this is freed, glibc reuses memory
         self.layers = [
             ConvolutionLayer(1, 4, 5, 5),  # (B, 4, 24, 24)
             MaxPoolingLayer(2, 2),  # (B, 4, 12, 12)
@@ -391,7 +392,7 @@ class ConvolutionNeuralNetwork:
 
     def save(self, path: str) -> None:
         """Write the parameters as .npz, by the names 0.k 0.b 3.k 3.b 7.w 7.b."""
-        import os  # here, so that the class works where it is pasted
+        import os  # here, so that the class can be pasted alone
         parameters = self._parameters()
         with open(f"{path}.part", "wb") as file:  # an older file stays until this one is whole
             np.savez(file, **parameters)
@@ -417,7 +418,7 @@ class ConvolutionNeuralNetwork:
                     continue
                 if isinstance(value, np.ndarray):
                     parameters[f"{number}.{name}"] = value
-                elif isinstance(value, (list, dict)) or hasattr(value, "forward"):
+                elif isinstance(value, (list, dict)) or hasattr(value, "forward"):  # a layer
                     raise TypeError(f"layers[{number}].{name} is a {type(value).__name__}: "
                                     "save keeps only arrays")
         return parameters
@@ -473,7 +474,7 @@ def main() -> None:
     start_time = time.perf_counter()
     try:
         for epoch in range(1, args.epochs + 1):
-            trained = copy.deepcopy(cnn)  # at Ctrl-C, cnn is still that of the last whole epoch
+            trained = copy.deepcopy(cnn)  # Ctrl-C leaves it half trained, and cnn as it was
             train_loss = trained.train(train_x, train_y, args.batch_size, args.epochs, args.lr)
             test_loss = trained.test(test_x, test_y, args.batch_size)
             if args.save:
@@ -495,7 +496,7 @@ def main() -> None:
         print(classification_report(y, answers, digits=4, zero_division=0), flush=True)
     if losses:
         first = 1 if len(losses) > 1 else 0  # the first epoch's losses would flatten the rest
-        axes = Figure(figsize=(8, 5), layout="constrained").subplots()  # pyplot may open a window
+        axes = Figure(figsize=(8, 5), layout="constrained").subplots()  # pyplot might open a window
         axes.plot(range(first + 1, len(losses) + 1), losses[first:], marker=".",
                   label=["training images", "test images"])  # one for each column of losses
         axes.set(title="Loss over the epochs", xlabel="epoch", ylabel="mean cross-entropy loss")
@@ -509,7 +510,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        with threadpool_limits(limits=1):  # more are no faster, and far slower on a busy CPU
+        with threadpool_limits(limits=1):  # more are no faster, on a busy CPU far slower
             main()
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,5 +1,4 @@
 """Functions that several test files need."""
-import re
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +6,6 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 NAME = "my digits \u6570\u5b57"  # for files and folders: with a space and Chinese letters
-
-
-def run_readme(words):
-    """Run the README's Python that has some words in it; return its names."""
-    blocks = re.findall(r"```python\n([^`]*)```", README)
-    [block] = [block for block in blocks if words in block]
-    names = {}
-    exec(block, names)
-    return names
 
 
 def assert_same(what, actual, expected, error=1e-12):

@@ -43,7 +43,7 @@ def test_the_example_prints_the_numbers_in_its_comments(page, capsys):
     [code] = [code for code in blocks(page) if "layer.k_grad" in code]
     exec(code, {})
     printed = re.findall(r"\d+", capsys.readouterr().out)
-    arrays = re.findall(r"# .*?(\[\[.*?\]\])[, \uff0c\n]", PAGES[page])  # the comments of the example
+    arrays = re.findall(r"# .*?(\[\[.*?\]\])[, \uff0c\n]", PAGES[page])  # in comments
     assert printed == re.findall(r"\d+", " ".join(arrays))
 
 
