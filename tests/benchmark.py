@@ -1,8 +1,10 @@
 """Measure the table of the README's section on speed: python tests/benchmark.py, two minutes.
 
 PyTorch is measured in both of its memory formats, if it is installed (pip install torch==2.13.0),
-and the ratio is to the better of the two. The networks take turns, so that a slow moment of the
-machine meets them all. Memory is measured in a new process for each network.
+and the ratio is to the better of the two. Our network is as in the run of cnn_numpy.py: without
+the gradient of the images, and with one BLAS thread. PyTorch uses all cores, as its users have it.
+The networks take turns, so that a slow moment of the machine meets them all. Memory is measured in
+a new process for each network.
 """
 import os
 import platform
@@ -15,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # which is installed with scikit-learn
 
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, str(PROJECT))
@@ -69,14 +72,22 @@ def make(name):
     if name != OURS:
         return PyTorchNetwork(name)
     from cnn_numpy import ConvolutionNeuralNetwork
-    return ConvolutionNeuralNetwork()
+    network = ConvolutionNeuralNetwork()
+    network.layers[0].need_x_grad = False
+    return network
+
+
+def threads_of(name):
+    """Return a block in which a network has the threads that its users give it."""
+    return threadpool_limits(1 if name == OURS else None, user_api="blas")  # None: all cores
 
 
 def memory(name):
     """Train for an epoch; return the peak memory of this process in MiB."""
     import resource
     x = np.random.default_rng(0).random((10000, 1, 28, 28), np.float32)
-    make(name).train(x, np.arange(10000) % 10, 100, 1, LR)
+    with threads_of(name):
+        make(name).train(x, np.arange(10000) % 10, 100, 1, LR)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -87,11 +98,12 @@ def seconds(networks, images, batch_size, test=None):
     for _ in range(TURNS + 1):
         for name, network in networks.items():
             time.sleep(0.15)  # until the idle threads of both libraries have stopped to spin
-            begin = time.perf_counter()
-            network.train(*images, batch_size, 1, LR)
-            if test:
-                network.test(*test, batch_size)
-            times[name].append(time.perf_counter() - begin)
+            with threads_of(name):
+                begin = time.perf_counter()
+                network.train(*images, batch_size, 1, LR)
+                if test:
+                    network.test(*test, batch_size)
+                times[name].append(time.perf_counter() - begin)
     return [median(each[1:]) for each in times.values()]  # the first turn warms up
 
 
@@ -105,7 +117,8 @@ def main():
     """Print the table."""
     from cnn_numpy import load_dataset
     names = [OURS, *FORMATS]
-    print(f"{platform.platform()}, {os.cpu_count()} cores, NumPy {np.__version__}")
+    print(f"{platform.platform()}, {os.cpu_count()} cores, NumPy {np.__version__}; "
+          "one BLAS thread for this network, all cores for PyTorch")
     print(" " * 36 + "".join(f"{name:>19}" for name in names) + "   ratio")
     if sys.platform != "win32":  # which counts memory in another way
         peaks = []  # measured first: a new process begins with the peak of this one
