@@ -1,9 +1,10 @@
-"""Draw the forty test digits that the network gets most wrong, in wrong.png.
+"""Draw the twenty test digits that the network gets most wrong, in wrong.png.
 
     python tests/examples/mistakes.py
 
 Above each stands what it is, and what the network said instead.
 """
+import math
 from argparse import ArgumentParser
 
 import numpy as np
@@ -20,14 +21,14 @@ def find_mistakes(probabilities, labels):
 
 
 def draw_digits(images, titles):
-    """Return a picture of up to forty images, (B, 1, 28, 28), each below its title."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    places = figure.subplots(4, 10).ravel()
-    for axes in places:
-        axes.set_axis_off()
-    for axes, image, title in zip(places, images, titles):
+    """Return a picture of images, (B, 1, 28, 28), five in a row, each below its title."""
+    rows = math.ceil(len(images) / 5)
+    figure = Figure(figsize=(5, 0.4 + 1.2 * rows), layout="constrained")
+    for number, (image, title) in enumerate(zip(images, titles), start=1):
+        axes = figure.add_subplot(rows, 5, number)
         axes.imshow(image[0], cmap="gray")
-        axes.set_title(title)
+        axes.set_title(title, fontsize=14)
+        axes.set_axis_off()
     return figure
 
 
@@ -37,10 +38,12 @@ def main():
     _, network = parse_arguments(parser)
     images, labels = load_test_digits()
     probabilities = network.predict(images)
-    worst = find_mistakes(probabilities, labels)[:40]
+    mistakes = find_mistakes(probabilities, labels)
+    worst = mistakes[:20]
     titles = [f"{labels[i]}, not {probabilities[i].argmax()}" for i in worst]
     figure = draw_digits(images[worst], titles)
-    figure.savefig("wrong.png")
+    figure.suptitle(f"{len(mistakes)} of {len(images)} are wrong, these most of all")
+    figure.savefig("wrong.png", dpi=150)
 
 
 if __name__ == "__main__":
