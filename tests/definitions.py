@@ -1,9 +1,14 @@
 """What every layer is: its definition, one number at a time, in the symbols of the articles.
 
 Read it beside cnn_numpy.py, which computes the same with whole arrays. np.ndindex(2, 3) gives all
-pairs i, j with i below 2 and j below 3, so a loop over it is a loop in a loop. Every backward of
-a layer takes dL/dY and returns the gradients of x and of the parameters by their names: how much
-L grows with each of these numbers. The uses of a number add up: hence += in each backward.
+pairs i, j with i below 2 and j below 3, so a loop over it is a loop in a loop. The indices are
+those of cnn_numpy.py: n is an image, c a channel, i, j an output line and column, r, s a kernel
+line and column. Besides, o is a channel or a feature of the output, f is a feature of x, and in
+the loss c is a class. (Images and kernels have lines, and matrices have rows.)
+
+Every backward of a layer takes dL/dY and returns the gradients of x and of the parameters by their
+names: how much L grows with each of these numbers. Where a number is used several times, the
+gradients of its uses add up, with += (in the linear layer and the convolution).
 """
 import math
 
@@ -59,8 +64,8 @@ def linear(x, w, b):
     z = np.zeros((B, d2))
     for n, o in np.ndindex(B, d2):
         z[n, o] = b[0, o]
-        for i in range(d1):
-            z[n, o] += x[n, i] * w[i, o]
+        for f in range(d1):
+            z[n, o] += x[n, f] * w[f, o]
     return z
 
 
@@ -69,9 +74,9 @@ def linear_backward(x, w, b, z_grad):
     x_grad, w_grad, b_grad = np.zeros(x.shape), np.zeros(w.shape), np.zeros(b.shape)
     for n, o in np.ndindex(z_grad.shape):
         b_grad[0, o] += z_grad[n, o]
-        for i in range(x.shape[1]):
-            x_grad[n, i] += w[i, o] * z_grad[n, o]
-            w_grad[i, o] += x[n, i] * z_grad[n, o]
+        for f in range(x.shape[1]):
+            x_grad[n, f] += w[f, o] * z_grad[n, o]
+            w_grad[f, o] += x[n, f] * z_grad[n, o]
     return {"x": x_grad, "w": w_grad, "b": b_grad}
 
 
@@ -98,7 +103,10 @@ def convolution_backward(x, k, b, y_grad):
 
 
 def unfold_k(k, H, W):
-    """Return K'' of the second form: a row for each output, a column for each pixel, mostly 0."""
+    """Return K'' (c2*o1*o2, c1*H*W): a row for each number of y, a column for each number of x.
+
+    In its row stands the kernel of this number, where it lies on the image; the rest is 0.
+    """
     c2, c1, k1, k2 = k.shape
     o1, o2 = H - k1 + 1, W - k2 + 1
     rows = np.zeros((c2, o1, o2, c1, H, W))
