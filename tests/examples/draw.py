@@ -37,7 +37,7 @@ class Drawing:
     def __init__(self, figure, network):
         self.canvas, self.network = figure.canvas, network
         self.paper, self.chart = figure.subplots(1, 2)
-        self.paper.set(title="draw a digit; a right click clears", aspect="equal",
+        self.paper.set(title="draw; a right click clears", aspect="equal",
                        xlim=(0, 100), ylim=(100, 0), xticks=[], yticks=[])
         self.chart.set(title="the ten probabilities", ylim=(0, 1), xticks=range(10))
         # What is animated is left out when the whole window is drawn.
