@@ -90,23 +90,25 @@ def test_a_photo_of_a_digit_is_known(start, network, digits, capsys, kind, inver
     assert "photo.png: this is a 2 " in capsys.readouterr().out
 
 
-def test_a_photo_without_a_digit_is_refused(tmp_path):
-    save_photo(tmp_path / "photo.png", np.zeros((28, 28)))
-    with pytest.raises(ValueError, match="shows 0 shapes .*, expected one digit"):
-        photo.digit_image(tmp_path / "photo.png")
-
-
-class AddingLayer(cnn_numpy.LinearLayer):
-    """A linear layer with a common fault: gradients of earlier batches stay in b_grad."""
-
-    def backward(self, x, last_x_grad):
-        earlier = self.b_grad
-        x_grad = super().backward(x, last_x_grad)
-        self.b_grad = self.b_grad + earlier
-        return x_grad
+@pytest.mark.parametrize("name, message", [
+    ("blank.png", "shows 0 shapes .*, expected one digit"), ("cv-data", "is a folder"),
+    ("nothing.heic", "^there is no nothing.heic$"), ("digits.npz", "is no photo .* can read$"),
+    ("digits.HEIC", "convert it to JPEG$")])
+def test_what_shows_no_digit_is_called_what_it_is(start, name, message):
+    save_photo("blank.png", np.zeros((28, 28)))
+    shutil.copy("digits.npz", "digits.HEIC")  # what Pillow cannot read
+    with pytest.raises(ValueError, match=message):
+        photo.digit_image(name)
 
 
 def test_the_gradient_check_names_the_number_whose_gradient_is_wrong(check_gradients):
+    class AddingLayer(cnn_numpy.LinearLayer):
+        def backward(self, x, last_x_grad):
+            earlier = self.b_grad  # a common fault: gradients of earlier batches stay in it
+            x_grad = super().backward(x, last_x_grad)
+            self.b_grad = self.b_grad + earlier
+            return x_grad
+
     with pytest.raises(AssertionError, match=r"^dL/db at \(0, 0\) is \S+, the slope is \S+$"):
         check_gradients(AddingLayer(4, 3), np.random.default_rng(0).standard_normal((5, 4)))
 
