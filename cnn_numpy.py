@@ -496,12 +496,12 @@ def main() -> None:
         print(classification_report(y, answers, digits=4, zero_division=0), flush=True)
     if losses:
         first = 1 if len(losses) > 1 else 0  # the first epoch's losses would flatten the rest
-        axes = Figure(figsize=(8, 5), layout="constrained").subplots()  # pyplot might open a window
+        axes = Figure(figsize=(6, 4), layout="constrained").subplots()  # pyplot might open a window
         axes.plot(range(first + 1, len(losses) + 1), losses[first:], marker=".",
                   label=["training images", "test images"])  # one for each column of losses
         axes.set(title="Loss over the epochs", xlabel="epoch", ylabel="mean cross-entropy loss")
         axes.legend()
-        axes.figure.savefig("loss.png", dpi=150)
+        axes.figure.savefig("loss.png", dpi=200)
     if args.save and losses:
         cnn.save(args.save)  # again, since the last epoch's save may have failed
     if len(losses) < args.epochs:

@@ -1,4 +1,4 @@
-"""Draw the twenty test digits that the network gets most wrong, in wrong.png.
+"""Draw the fifteen test digits that the network gets most wrong, in wrong.png.
 
     python tests/examples/mistakes.py
 
@@ -39,7 +39,7 @@ def main():
     images, labels = load_test_digits()
     probabilities = network.predict(images)
     mistakes = find_mistakes(probabilities, labels)
-    worst = mistakes[:20]
+    worst = mistakes[:15]
     titles = [f"{labels[i]}, not {probabilities[i].argmax()}" for i in worst]
     figure = draw_digits(images[worst], titles)
     figure.suptitle(f"{len(mistakes)} of {len(images)} are wrong, these most of all")
