@@ -12,9 +12,9 @@ and d2 features in and out, L loss. The articles' formulas write n, h_X, w_X for
 h, i, j, r, s are indices: n of an image, c of a channel, h of an image line, i and j of an output
 line and column, r and s of a kernel line and column. (Images have lines, and matrices have rows.)
 
-Only speed depends on the order in memory; skip this at first. B is the first axis of every shape,
-but the innermost in memory: the B values of one pixel lie side by side, so that NumPy's loops are
-long. The first convolution's forward and the linear layer's backward make this order.
+This is about speed, so skip it at first: B is the first axis of each input and output, but the
+innermost in memory. The B values of one pixel lie side by side, so that NumPy's loops are long. The
+first convolution's forward and the linear layer's backward make this order.
 """
 import argparse
 import copy
@@ -91,7 +91,7 @@ class MaxPoolingLayer(NetworkLayer):
         self.k1, self.k2 = k1, k2
 
     def _window_elements(self, x: np.ndarray) -> list[np.ndarray]:
-        """Return k1*k2 views of x, each (B, C, H/k1, W/k2): element (r, s) of all windows."""
+        """Return k1*k2 views of x, (B, C, H/k1, W/k2), each with one element of every window."""
         return [x[:, :, r::self.k1, s::self.k2] for r, s in np.ndindex(self.k1, self.k2)]
 
     def forward(self, x: np.ndarray) -> np.ndarray:
@@ -109,10 +109,10 @@ class MaxPoolingLayer(NetworkLayer):
         y = self.forward(x)
         if last_x_grad.shape != y.shape:
             raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected {y.shape}")
-        x_grad = np.empty_like(x, last_x_grad.dtype)  # in x's order of memory, and filled below
+        x_grad = np.empty_like(x, last_x_grad.dtype)  # in x's order of memory; the loop fills it
         undecided = np.ones_like(y, bool)  # True: the window's largest element has not come yet
         for element, element_grad in zip(self._window_elements(x), self._window_elements(x_grad)):
-            won = undecided & (element == y)
+            won = undecided & (element == y)  # True: this is the window's first largest element
             undecided &= ~won
             element_grad[...] = last_x_grad * won  # a view: this writes into x_grad
         return x_grad
@@ -151,8 +151,8 @@ class ParamLayer(NetworkLayer):
 
     Parameters are float32, twice as fast as float64, and start random, uniform between -1/sqrt(m)
     and 1/sqrt(m), where each output is a sum of m products: m is d1 in a linear layer, c1*k1*k2 in
-    a convolution. The article says that its U(-1, 1) makes training stable. But with most seeds the
-    network then learns nothing, since most channels of the first ReLU soon give only 0.
+    a convolution. The article says that U(-1, 1) makes training stable. In fact, most seeds then
+    make a network that learns nothing: most channels of its first ReLU soon give only 0.
     """
 
     def update(self, lr: float) -> None:
@@ -183,7 +183,7 @@ class LinearLayer(ParamLayer):
         """Map x (B, d1) and dL/dZ (B, d2) to dL/dX (B, d1); set w_grad and b_grad."""
         self.b_grad = last_x_grad.sum(axis=0, keepdims=True)
         self.w_grad = x.T @ last_x_grad
-        return (self.w @ last_x_grad.T).T  # dL/dZ W^T, B innermost in memory: a tenth faster
+        return (self.w @ last_x_grad.T).T  # dL/dZ W^T with B innermost: training is a tenth faster
 
     def update(self, lr: float) -> None:
         self.w -= lr * self.w_grad
@@ -195,14 +195,14 @@ class ConvolutionLayer(ParamLayer):
 
     A patch is the c1*k1*k2 pixels under the kernel at one place of one image. In the article's
     first form each row of X' is a patch, and each row of K' is one of the c2 kernels: Y' = X' K'^T.
-    This is the linear layer with X' for X and K'^T for W. So its results give dL/dX' = dL/dY' K',
-    and dL/dK'^T = X'^T dL/dY', whose transpose is dL/dK' = (dL/dY')^T X' (the article forgets to
-    transpose). A pixel is copied into several patches, so its gradient is the sum of the gradients
-    of its copies.
+    This is the linear layer with X' for X and K'^T for W. So dL/dX = dL/dZ W^T becomes
+    dL/dX' = dL/dY' K', and dL/dW = X^T dL/dZ becomes dL/dK'^T = X'^T dL/dY', or transposed
+    dL/dK' = (dL/dY')^T X' (the article forgets to transpose). A pixel is copied into several
+    patches, so its gradient is the sum of the gradients of its copies.
 
     The code computes the transposed product, Y'^T = K' X'^T, where a patch is a column of X'^T. It
     makes the columns of one output line at a time, since they fit into the processor's cache. The
-    article's code takes this form for dL/dK only, and its second (tests/definitions.py) otherwise.
+    article's code has the first form for dL/dK only, else the second; see tests/definitions.py.
     """
 
     need_x_grad = True  # while it is False, backward returns None instead of dL/dX
@@ -214,14 +214,14 @@ class ConvolutionLayer(ParamLayer):
         self.k_grad, self.b_grad = np.zeros_like(self.k), np.zeros_like(self.b)
 
     def _unfold_x(self, x: np.ndarray):
-        """Yield X'^T of one output line after another, (c1*k1*k2, o2*B), unlike the article's.
+        """Yield the columns of X'^T for one output line after another, (c1*k1*k2, o2*B).
 
-        For one image with the lines 0 1 2, 3 4 5, 6 7 8 and a 2 x 2 kernel, the first X'^T is
+        For one image with the lines 0 1 2, 3 4 5, 6 7 8 and a 2 x 2 kernel, the first ones are
             0 1    from image line 0: what is under kernel column 0, then under column 1
             1 2
-            3 4    from image line 1: the second X'^T begins with these rows, then has 6 7 and 7 8
+            3 4    from image line 1: the next output line has these rows, too, then 6 7 and 7 8
             4 5
-        and its columns are patches. More channels add rows; B images make B columns of each.
+        Each column is a patch, in the order c, r, s of K'; B images make B columns of it.
         """
         B, c1, H, W = x.shape
         k1, k2 = self.k.shape[2:]
@@ -243,24 +243,24 @@ class ConvolutionLayer(ParamLayer):
         o1, o2 = H - k1 + 1, W - k2 + 1
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
         y = np.empty((c2, o1, o2 * B), np.result_type(x, self.k))  # float64 if x or k is float64
-        for i, patches in enumerate(self._unfold_x(x)):  # patches is X'^T, (c1*k1*k2, o2*B)
+        for i, patches in enumerate(self._unfold_x(x)):  # X'^T of output line i, (c1*k1*k2, o2*B)
             np.matmul(kernels, patches, out=y[:, i])  # Y'^T = K' X'^T, (c2, o2*B)
         y += self.b.reshape(c2, 1, 1)
         return y.reshape(c2, o1, o2, B).transpose(3, 0, 1, 2)  # (B, c2, o1, o2)
 
     def backward(self, x: np.ndarray, last_x_grad: np.ndarray) -> np.ndarray:
-        """Map x and dL/dY (B, c2, o1, o2) to dL/dX (None without need_x_grad); set *_grad."""
+        """Map x and dL/dY (B, c2, o1, o2) to dL/dX, or None if not need_x_grad; set *_grad."""
         c2, c1, k1, k2 = self.k.shape
         B, _, H, W = x.shape
         o1, o2 = H - k1 + 1, W - k2 + 1
         if last_x_grad.shape != (B, c2, o1, o2):
             raise ValueError(f"last_x_grad has shape {last_x_grad.shape}, expected {B, c2, o1, o2}")
-        self.b_grad = last_x_grad.sum(axis=(0, 2, 3), keepdims=True)
+        self.b_grad = last_x_grad.sum(axis=(0, 2, 3), keepdims=True)  # b is added at each place
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
         y_grad = last_x_grad.transpose(1, 2, 3, 0)  # (c2, o1, o2, B)
         y_grad = y_grad.reshape(c2, o1, o2 * B)  # y_grad[:, i] is (dL/dY')^T of output line i
         k_grad = np.zeros(kernels.shape, np.result_type(x, y_grad))
-        for i, patches in enumerate(self._unfold_x(x)):  # patches is X'^T, (c1*k1*k2, o2*B)
+        for i, patches in enumerate(self._unfold_x(x)):  # X'^T of output line i, (c1*k1*k2, o2*B)
             k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X', summed over the lines
         self.k_grad = k_grad.reshape(self.k.shape)
         if not self.need_x_grad:
@@ -285,10 +285,10 @@ class ConvolutionLayer(ParamLayer):
 class CrossEntropyLoss(NetworkLayer):
     """Softmax and cross-entropy, L = -mean(log p[n, y[n]]), p = softmax(x) (series, part 2).
 
-    A row of x holds the logits of the C classes: any numbers; a larger one is more probable. Labels
-    count from 0; the article's text counts from 1. dL/dx = (p - q) / B, where q is 1 at the label,
-    else 0 (the article's last formula divides p by B twice). Before exp, each row's largest logit
-    is subtracted: p stays the same, and exp cannot overflow.
+    A row of x holds C logits, any numbers: the larger one is, the more probable is its class.
+    Labels count from 0; the article's text counts from 1. dL/dx = (p - q) / B, where q is 1 at the
+    label, else 0 (the article's last formula divides p by B twice). Before exp, each row's largest
+    logit is subtracted: p stays the same, and exp cannot overflow.
     """
 
     def forward(self, x: np.ndarray, y: np.ndarray) -> float:
@@ -310,7 +310,7 @@ class CrossEntropyLoss(NetworkLayer):
         return x_grad / len(y)
 
     def _check_labels(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Refuse labels that NumPy would silently accept: of a wrong shape, booleans, negative."""
+        """Refuse wrong labels: NumPy would silently accept other shapes, booleans, negatives."""
         y = np.asarray(y)
         if x.ndim != 2 or y.shape != x.shape[:1]:
             raise ValueError(f"x and y have shapes {x.shape}, {y.shape}, expected (B, C), (B,)")
@@ -322,7 +322,7 @@ class ConvolutionNeuralNetwork:
     """The network of the series, for images (B, 1, 28, 28) from 0 to 1 (series, part 3)."""
 
     def __init__(self) -> None:
-        np.empty(30 * 2**20, np.uint8)  # only for speed: once this is freed, glibc reuses memory
+        np.empty(30 * 2**20, np.uint8)  # freed at once, only for speed: glibc then reuses memory
         self.layers = [
             ConvolutionLayer(1, 4, 5, 5),  # (B, 4, 24, 24)
             MaxPoolingLayer(2, 2),  # (B, 4, 12, 12)
@@ -418,7 +418,7 @@ class ConvolutionNeuralNetwork:
                     continue
                 if isinstance(value, np.ndarray):
                     parameters[f"{number}.{name}"] = value
-                elif isinstance(value, (list, dict)) or hasattr(value, "forward"):  # a layer
+                elif isinstance(value, (list, dict)) or hasattr(value, "forward"):  # or a layer
                     raise TypeError(f"layers[{number}].{name} is a {type(value).__name__}: "
                                     "save keeps only arrays")
         return parameters
@@ -445,7 +445,7 @@ def _parse_arguments() -> argparse.Namespace:
     if args.epochs < 1 or args.batch_size < 1:
         parser.error(f"--epochs {args.epochs} --batch-size {args.batch_size}: expected 1 or more")
     if not 0 < args.lr < np.inf:
-        parser.error(f"--lr {args.lr}: expected a number above 0")
+        parser.error(f"--lr {args.lr}: expected a finite number above 0")
     if not 0 <= args.seed < 2**32:
         parser.error(f"--seed {args.seed}: expected 0 to 2**32 - 1")
     if args.save and not args.save.parent.is_dir():
@@ -474,7 +474,7 @@ def main() -> None:
     start_time = time.perf_counter()
     try:
         for epoch in range(1, args.epochs + 1):
-            trained = copy.deepcopy(cnn)  # Ctrl-C leaves it half trained, and cnn as it was
+            trained = copy.deepcopy(cnn)  # so that Ctrl-C within an epoch leaves cnn as it was
             train_loss = trained.train(train_x, train_y, args.batch_size, args.epochs, args.lr)
             test_loss = trained.test(test_x, test_y, args.batch_size)
             if args.save:
@@ -510,7 +510,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        with threadpool_limits(limits=1):  # more are no faster, on a busy CPU far slower
+        with threadpool_limits(limits=1):  # more threads are no faster, on a busy CPU far slower
             main()
     except KeyboardInterrupt:
         sys.exit(130)
