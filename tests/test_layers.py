@@ -1,26 +1,20 @@
 """Each layer and the loss, alone as a reader pastes it, beside its definition in loops."""
-import inspect
+import copy
 import re
 
 import definitions
 import numpy as np
+import other_layers
 import pytest
-from helpers import assert_all_same, assert_same
+from helpers import MEMORY, alone, assert_all_same, assert_same
 
 import cnn_numpy
-
-
-def alone(name):
-    """Run the source of a class in a file that has only NumPy and the base classes; return it."""
-    bases = "import numpy as np\nclass NetworkLayer: pass\nclass ParamLayer(NetworkLayer): pass\n"
-    names = {}
-    exec(bases + inspect.getsource(getattr(cnn_numpy, name)), names)
-    return names[name]
-
 
 CASES = {  # a layer's class, its arguments by the articles' names, the shape of its x
     "pooling": ("MaxPoolingLayer", {"k1": 3, "k2": 2}, (2, 3, 6, 4)),
     "ReLU": ("ReLULayer", {}, (2, 3, 4, 5)),
+    "ReLU of two axes": ("ReLULayer", {}, (3, 4)),
+    "flatten": ("FlattenLayer", {}, (2, 3, 2, 5)),
     "linear": ("LinearLayer", {"d1": 4, "d2": 3}, (5, 4)),
     "convolution": ("ConvolutionLayer", {"c1": 2, "c2": 3, "k1": 2, "k2": 3}, (2, 2, 5, 4)),
     "a wide kernel": ("ConvolutionLayer", {"c1": 2, "c2": 2, "k1": 1, "k2": 5}, (3, 2, 3, 6)),
@@ -28,49 +22,71 @@ CASES = {  # a layer's class, its arguments by the articles' names, the shape of
 }
 
 
+def numbers(shape):
+    """Return float64 numbers, all different, and none is 0: there pooling and ReLU have a slope."""
+    size = np.prod(shape)
+    x = (np.random.permutation(size) - size / 2 + 0.25) / size
+    return x.reshape(shape)
+
+
 @pytest.fixture(params=CASES)
 def case(request):
     """Return a layer, x and dL/dY. x and dL/dY are float64, in which rounding hides nothing."""
     name, arguments, shape = CASES[request.param]
     np.random.seed(1)
-    layer = alone(name)(**arguments)
-    size = np.prod(shape)
-    x = (np.random.permutation(size) - size / 2 + 0.25) / size  # all different, and none is 0:
-    x = x.reshape(shape)  # elsewhere pooling and ReLU have no slope
+    layer, x = alone(name)(**arguments), numbers(shape)
     y_grad = np.random.standard_normal(layer.forward(x).shape)
     x.flags.writeable = y_grad.flags.writeable = False  # a layer must not change them
     return layer, x, y_grad
 
 
-def gradients(layer, x, y_grad):
-    """Return dL/dX and the gradients of the parameters, by their names."""
-    grads = {"x": layer.backward(x=x, last_x_grad=y_grad)}
-    for name, array in vars(layer).items():
-        if name.endswith("_grad"):
-            grads[name.replace("_grad", "")] = array
-    return grads
-
-
 DEFINITIONS = {
     "MaxPoolingLayer": (definitions.max_pooling, definitions.max_pooling_backward, ["k1", "k2"]),
     "ReLULayer": (definitions.relu, definitions.relu_backward, []),
+    "FlattenLayer": (lambda x: x.reshape(len(x), -1),
+                     lambda x, y_grad: {"x": y_grad.reshape(x.shape)}, []),
     "LinearLayer": (definitions.linear, definitions.linear_backward, ["w", "b"]),
     "ConvolutionLayer": (definitions.convolution, definitions.convolution_backward, ["k", "b"]),
 }
 
 
+def by_definition(layer, x, y_grad):
+    """Return y, dL/dX and the gradients of the parameters, by their names."""
+    definition, backward_definition, names = DEFINITIONS[type(layer).__name__]
+    attributes = [getattr(layer, name) for name in names]
+    return {"y": definition(x, *attributes), **backward_definition(x, *attributes, y_grad)}
+
+
+def by_layer(layer, x, y_grad):
+    """Return the same as the layer computes it."""
+    results = {"y": layer.forward(x=x), "x": layer.backward(x=x, last_x_grad=y_grad)}
+    for name, array in vars(layer).items():
+        if name.endswith("_grad"):
+            results[name.replace("_grad", "")] = array
+    return results
+
+
+def parameters_of(layer):
+    """Return the layer's parameters by their names."""
+    return {name: array for name, array in vars(layer).items() if name in ("w", "k", "b")}
+
+
 # What all layers promise
 
 
-def test_a_layer_is_what_its_definition_says(case):
+@pytest.mark.parametrize("B, scale, shift", [
+    (1, 1, 0), (2, 1e6, 0), (5, 1e-9, 0), (3, 1, -2), (3, 1, 2)])
+def test_a_layer_is_what_its_definition_says(case, B, scale, shift):
     layer, x, y_grad = case
-    definition, backward_definition, names = DEFINITIONS[type(layer).__name__]
-    attributes = [getattr(layer, name) for name in names]
-    y = layer.forward(x=x)
+    x = scale * numbers((B, *x.shape[1:])) + shift
+    y_grad = scale * np.random.standard_normal((B, *y_grad.shape[1:]))
+    for parameter in parameters_of(layer).values():
+        parameter *= 100
+    y = layer.forward(x)
     layer.forward(x - 1)  # must not overwrite y, and backward must not use this x
-    assert_same("y", y, definition(x, *attributes), 1e-13)
-    expected = backward_definition(x, *attributes, y_grad)
-    assert_all_same(gradients(layer, x, y_grad), expected, 1e-13)
+    expected = by_definition(layer, x, y_grad)
+    assert_same("y", y, expected["y"], 1e-13)
+    assert_all_same(by_layer(layer, x, y_grad), expected, 1e-13)
 
 
 def test_the_gradients_are_the_slopes(case, check_gradients):
@@ -80,11 +96,63 @@ def test_the_gradients_are_the_slopes(case, check_gradients):
 
 def test_float32_stays_float32(case):
     layer, x, y_grad = case
-    y = layer.forward(np.float32(x))
-    grads = gradients(layer, np.float32(x), np.float32(y_grad))
-    assert {array.dtype for array in [y, *grads.values()]} == {np.dtype(np.float32)}
+    results = by_layer(layer, np.float32(x), np.float32(y_grad))
+    assert {array.dtype for array in results.values()} == {np.dtype(np.float32)}
+    assert_all_same(results, by_layer(layer, x, y_grad), 1e-6)
 
 
+def test_a_batch_of_any_size_is_its_images_one_by_one(case):
+    layer, x, y_grad = case
+    x = numbers((3000, *x.shape[1:]))
+    y_grad = np.random.standard_normal((3000, *y_grad.shape[1:]))
+    start, expected = 0, {}
+    for end in [*range(1, 34), 64, 100, 129, 257, 1000, 3000]:
+        for name, array in by_layer(layer, x[start:end], y_grad[start:end]).items():
+            if start == 0:
+                expected[name] = array
+            elif name in ("y", "x"):
+                expected[name] = np.concatenate([expected[name], array])
+            else:
+                expected[name] = expected[name] + array
+        assert_all_same(by_layer(layer, x[:end], y_grad[:end]), expected)
+        start = end
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+def test_the_same_numbers_in_other_memory_give_the_same(case, memory):
+    layer, x, y_grad = case
+    expected = by_definition(layer, x, y_grad)
+    new = {name: array - 0.5 * expected[name] for name, array in parameters_of(layer).items()}
+    for name, array in parameters_of(layer).items():
+        setattr(layer, name, MEMORY[memory](np.float64(array)))
+    parameters = parameters_of(layer)  # no copies: update must change them in place
+    results = by_layer(layer, MEMORY[memory](x), MEMORY[memory](y_grad))
+    assert_all_same(results, expected, 1e-13)
+    if new:
+        layer.update(0.5)
+    assert_all_same(parameters, new, 1e-13)
+
+
+def test_results_stay_after_later_calls(case):
+    layer, x, y_grad = case
+    results = by_layer(layer, x, y_grad)
+    copies = copy.deepcopy(results)
+    for B in (len(x), len(x), 1, 7):
+        by_layer(layer, numbers((B, *x.shape[1:])), np.ones((B, *y_grad.shape[1:])))
+        if parameters_of(layer):
+            layer.update(0.1)
+    assert_all_same(results, copies, 0)
+
+
+def test_numbers_that_change_in_place_are_read_anew(case):
+    layer, x, y_grad = copy.deepcopy(case)
+    by_layer(layer, x, y_grad)
+    for array in (x, y_grad, *parameters_of(layer).values()):
+        array[...] = np.flip(array) + 0.01
+    assert_all_same(by_layer(layer, x, y_grad), by_definition(layer, x, y_grad), 1e-13)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # some processors warn of infinity
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_forward_shows_each_nan_and_infinity_in_x(case, value):
     layer, x, _ = case
@@ -96,8 +164,9 @@ def test_forward_shows_each_nan_and_infinity_in_x(case, value):
 
 def test_backward_shows_nan(case):
     layer, x, y_grad = case
-    grads = gradients(layer, x, np.full_like(y_grad, np.nan))
-    for name, grad in grads.items():
+    results = by_layer(layer, x, np.full_like(y_grad, np.nan))
+    del results["y"]
+    for name, grad in results.items():
         assert np.isnan(grad).any(), name
 
 
@@ -107,6 +176,27 @@ def test_backward_shows_nan(case):
 def test_a_gradient_of_another_shape_is_refused(name, arguments, shape):
     with pytest.raises(ValueError, match=rf"{re.escape(str(shape))}, expected \(2, 3, 4, 5\)"):
         alone(name)(*arguments).backward(np.ones((2, 3, 4, 5)), np.ones(shape))
+
+
+SIZES = np.random.default_rng(6).integers(1, 7, (40, 7)).tolist() + [  # B, c1, c2, k1, k2, o1, o2
+    (2, 70, 2, 1, 2, 2, 3), (2, 2, 70, 2, 1, 3, 2), (2, 2, 2, 17, 18, 2, 3),
+    (2, 1, 2, 2, 1, 1, 300), (2, 1, 2, 1, 2, 300, 1), (1, 3, 2, 1, 1, 70, 70)]
+
+
+@pytest.mark.parametrize("name", ["MaxPoolingLayer", "LinearLayer", "ConvolutionLayer"])
+def test_layers_of_all_sizes_compute_what_other_layers_compute(name):
+    for B, c1, c2, k1, k2, o1, o2 in SIZES:
+        arguments, shape = {
+            "MaxPoolingLayer": ((k1, k2), (B, c1, k1 * o1, k2 * o2)),
+            "LinearLayer": ((c1 * k1 * k2, c2 * o1), (B, c1 * k1 * k2)),
+            "ConvolutionLayer": ((c1, c2, k1, k2), (B, c1, o1 + k1 - 1, o2 + k2 - 1)),
+        }[name]
+        layer, other = alone(name)(*arguments), getattr(other_layers, name)(*arguments)
+        for parameter, array in parameters_of(layer).items():
+            setattr(other, parameter, array)
+        x = np.random.standard_normal(shape)
+        y_grad = np.random.standard_normal(other.forward(x).shape)
+        assert_all_same(by_layer(layer, x, y_grad), by_layer(other, x, y_grad), 1e-13)
 
 
 # Max pooling, ReLU, flatten
@@ -120,6 +210,12 @@ def test_the_gradient_goes_to_the_first_of_equal_elements_and_nearly_equal_is_no
                                      [0, 0, 0, 0, 9, 0]]
 
 
+def test_each_place_of_a_large_window_can_be_the_first_of_equal_elements():
+    x = np.triu(np.ones((300, 300))).reshape(300, 1, 15, 20)  # image n is 1 from place n on
+    x_grad = alone("MaxPoolingLayer")(15, 20).backward(x, np.ones((300, 1, 1, 1)))
+    assert_same("x_grad", x_grad.reshape(300, 300), np.eye(300), 0)
+
+
 @pytest.mark.parametrize("k1, k2", [(3, 2), (2, 3), (8, 6)])
 def test_windows_that_do_not_fill_the_image_are_refused(k1, k2):
     with pytest.raises(ValueError, match=rf"\(2, 3, 4, 4\).*{k1} x {k2}"):
@@ -131,12 +227,15 @@ def test_relu_passes_no_gradient_at_zero():
     assert x_grad.tolist() == [0, 0, 3]
 
 
-@pytest.mark.parametrize("arguments, shape", [
-    ((), (2, 60)), ((-3, 2), (2, 12, 5)), ((0, -1), (120,)), ((0, 1), (6, 4, 5))])
-def test_flatten_makes_one_axis_of_those_from_start_to_end(arguments, shape):
-    x, layer = np.random.random((2, 3, 4, 5)), alone("FlattenLayer")(*arguments)
+@pytest.mark.parametrize("start_end, shape, flat", [
+    ({}, (2, 3), (2, 3)), ({}, (2, 3, 4), (2, 12)), ({}, (2, 3, 2, 2, 2), (2, 24)),
+    ({"start": 2}, (2, 3, 4, 5), (2, 3, 20)), ({"end": 2}, (2, 3, 4, 5, 2), (2, 12, 5, 2)),
+    ({"start": -3, "end": 2}, (2, 3, 4, 5), (2, 12, 5)),
+    ({"start": 0, "end": -1}, (2, 3, 4, 5), (120,)), ({"start": 0, "end": 1}, (2, 3, 4), (6, 4))])
+def test_flatten_makes_one_axis_of_those_from_start_to_end(start_end, shape, flat):
+    x, layer = np.random.random(shape), alone("FlattenLayer")(**start_end)
     y = layer.forward(x)
-    assert_same("y", y, x.reshape(shape))
+    assert_same("y", y, x.reshape(flat))
     assert_same("x_grad", layer.backward(x, y), x)  # dL/dY = y comes back as x
 
 
@@ -147,12 +246,15 @@ def test_flatten_makes_one_axis_of_those_from_start_to_end(arguments, shape):
     ("LinearLayer", (4, 3), "w", 4 ** -0.5), ("ConvolutionLayer", (1, 3, 2, 3), "k", 6 ** -0.5)])
 def test_weights_and_then_biases_are_uniform_within_1_over_the_root_of_m(
         name, arguments, weights, bound):
-    np.random.seed(7)
-    layer = alone(name)(*arguments)
-    np.random.seed(7)
-    for parameter in (getattr(layer, weights), layer.b):
-        drawn = np.random.uniform(-bound, bound, parameter.shape)
-        assert_same("a parameter", parameter, drawn.astype(np.float32), 0)
+    for seed in range(20):
+        np.random.seed(seed)
+        layer = alone(name)(*arguments)
+        following = np.random.random()
+        np.random.seed(seed)
+        for parameter in (getattr(layer, weights), layer.b):
+            drawn = np.random.uniform(-bound, bound, parameter.shape)
+            assert_same("a parameter", parameter, drawn.astype(np.float32), 0)
+        assert np.random.random() == following  # nothing else has been drawn
 
 
 def test_the_convolution_is_the_second_form_too():
@@ -167,34 +269,104 @@ def test_a_kernel_of_another_size_can_be_assigned():
     layer = alone("ConvolutionLayer")(1, 2, 3, 3)
     layer.k, layer.b = np.random.random((4, 2, 1, 3)), np.random.random((1, 4, 1, 1))
     x, y_grad = np.random.random((3, 2, 5, 5)), np.random.random((3, 4, 5, 3))
-    assert_same("y", layer.forward(x), definitions.convolution(x, layer.k, layer.b))
-    grads = definitions.convolution_backward(x, layer.k, layer.b, y_grad)
-    assert_all_same(gradients(layer, x, y_grad), grads)
+    assert_all_same(by_layer(layer, x, y_grad), by_definition(layer, x, y_grad))
+
+
+@pytest.mark.parametrize("name, arguments, shape", [
+    ("LinearLayer", (4, 3), (5, 4)), ("ConvolutionLayer", (2, 3, 2, 3), (2, 2, 5, 4))])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_each_update_subtracts_lr_times_the_gradient_in_place(name, arguments, shape, dtype):
+    layer, random = alone(name)(*arguments), np.random.default_rng(4)
+    for parameter, array in parameters_of(layer).items():
+        setattr(layer, parameter, array.astype(dtype))
+    parameters = parameters_of(layer)
+    before = copy.deepcopy(parameters)
+    layer.update(lr=0.5)  # before any backward, whose gradients are then 0
+    assert_all_same(parameters, before, 0)
+    x = random.standard_normal(shape).astype(dtype)
+    y_grad = np.ones_like(layer.forward(x))
+    for _ in range(1000):
+        scale, lr = 10 ** random.uniform(-9, 3), 10 ** random.uniform(-6, 1)
+        layer.backward(x, dtype(scale) * y_grad)
+        for parameter, array in parameters.items():
+            before[parameter] = array - lr * getattr(layer, f"{parameter}_grad")
+        layer.update(lr)
+        assert_all_same(parameters, before, 4 * np.finfo(dtype).eps)
+
+
+def test_a_convolution_without_need_x_grad_sets_the_same_gradients_and_returns_none():
+    layer = alone("ConvolutionLayer")(2, 3, 2, 3)
+    x, y_grad = np.random.random((2, 2, 5, 4)), np.random.random((2, 3, 4, 2))
+    expected = by_layer(layer, x, y_grad)
+    layer.need_x_grad = False
+    assert layer.backward(x, 2 * y_grad) is None
+    assert_same("k_grad", layer.k_grad, 2 * expected["k"])
+    assert_same("b_grad", layer.b_grad, 2 * expected["b"])
+    layer.need_x_grad = True
+    assert_same("x_grad", layer.backward(x, y_grad), expected["x"])
 
 
 @pytest.mark.parametrize("shape", [
     (3, 4, 4), (2, 48), (2, 4, 4, 3), (2, 1, 4, 4), (2, 3, 1, 4), (2, 3, 4, 2)])  # not (2, 3, 4, 4)
-def test_the_convolution_names_the_shape_found_and_expected(shape):
-    found = re.escape(str(shape))
-    with pytest.raises(ValueError, match=rf"{found}, expected \(B, 3, >= 2, >= 3\)"):
-        alone("ConvolutionLayer")(3, 1, 2, 3).forward(np.zeros(shape))
+@pytest.mark.parametrize("name, arguments, expected", [
+    ("ConvolutionLayer", (3, 1, 2, 3), "(B, 3, >= 2, >= 3)"), ("LinearLayer", (4, 2), "(B, 4)")])
+def test_a_wrong_shape_of_x_is_shown_with_the_expected_one(name, arguments, expected, shape):
+    with pytest.raises(ValueError, match=re.escape(f"{shape}, expected {expected}")):
+        alone(name)(*arguments).forward(np.zeros(shape))
+
+
+# The base classes
+
+
+def test_the_base_classes_are_those_of_the_series():
+    layers = [cnn_numpy.MaxPoolingLayer, cnn_numpy.ReLULayer, cnn_numpy.FlattenLayer,
+              cnn_numpy.CrossEntropyLoss]
+    for layer in [*layers, cnn_numpy.ParamLayer]:
+        assert issubclass(layer, cnn_numpy.NetworkLayer)
+        assert hasattr(layer, "update") == (layer not in layers)
+    assert issubclass(cnn_numpy.LinearLayer, cnn_numpy.ParamLayer)
+    assert issubclass(cnn_numpy.ConvolutionLayer, cnn_numpy.ParamLayer)
+
+
+def test_the_methods_of_the_base_classes_are_not_implemented():
+    layer = cnn_numpy.ParamLayer()
+    for call in (lambda: layer.forward(x=X), lambda: layer.backward(x=X, last_x_grad=X),
+                 lambda: layer.update(lr=0.1)):
+        with pytest.raises(NotImplementedError):
+            call()
 
 
 # The loss
 
 LOSS_FUNC = alone("CrossEntropyLoss")()
-X = np.random.default_rng(8).standard_normal((6, 12)) * 3
-Y = np.array([0, 11, 1, 1, 2, 0])
+X = np.random.default_rng(8).standard_normal((300, 12)) * 3
+Y = np.arange(300) * 7 % 12
 X.flags.writeable = Y.flags.writeable = False
+LOSS, LOSS_GRAD = definitions.cross_entropy(X, Y), definitions.cross_entropy_backward(X, Y)["x"]
 
 
-@pytest.mark.parametrize("y", [Y, Y.astype(np.uint8), Y.tolist()], ids=["int", "uint8", "list"])
-def test_the_loss_is_what_its_definition_says(y):
-    loss = LOSS_FUNC.forward(x=X, y=y)
-    x_grad = LOSS_FUNC.backward(x=X, y=y)
-    assert type(loss) is float
-    assert loss == pytest.approx(definitions.cross_entropy(X, Y), rel=1e-12)
-    assert_same("x_grad", x_grad, definitions.cross_entropy_backward(X, Y)["x"])
+@pytest.mark.parametrize("x, y", [
+    (X, Y.tolist()), (X, np.repeat(Y, 2)[::2]), (X, Y.astype(">i4")),
+    *((X, Y.astype(typecode)) for typecode in "bBhHiIlLqQ"),  # NumPy's types of integers
+    *((memory(X), Y) for memory in MEMORY.values())])
+def test_the_loss_is_what_its_definition_says(x, y):
+    loss, x_grad = LOSS_FUNC.forward(x=x, y=y), LOSS_FUNC.backward(x=x, y=y)
+    LOSS_FUNC.backward(-x, y)  # must not overwrite x_grad
+    assert type(loss) is float and loss == pytest.approx(LOSS, rel=1e-14)
+    assert_same("x_grad", x_grad, LOSS_GRAD, 1e-14)
+
+
+@pytest.mark.parametrize("C", [1, 2, 130])
+def test_the_loss_of_any_number_of_rows_is_their_mean(C):
+    x, y = np.random.standard_normal((3000, C)) + 1000, np.random.randint(0, C, 3000)
+    log_p = x - np.logaddexp.reduce(x, axis=1)[:, np.newaxis]
+    q = np.eye(C)[y]
+    losses = -(q * log_p).sum(axis=1)
+    for B in [*range(1, 34), 64, 100, 129, 257, 1000, 3000]:
+        loss = LOSS_FUNC.forward(x[:B], y[:B])
+        assert loss == pytest.approx(losses[:B].mean(), rel=1e-11, abs=1e-12)
+        x_grad = (np.exp(log_p[:B]) - q[:B]) / B
+        assert_same("x_grad", LOSS_FUNC.backward(x[:B], y[:B]), x_grad, 1e-11)
 
 
 def test_logits_far_apart_give_exact_losses_and_gradients():
