@@ -11,13 +11,14 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "examples")]
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """Return a folder with 98 digits for training and 50 for the test."""
-    folder = tmp_path_factory.mktemp("data") / NAME
+    folder = tmp_path_factory.mktemp("data [0-9]") / NAME  # to glob, brackets would be a pattern
     for path in (PROJECT / "cv-data").glob("*/*/*77.png"):  # one in a hundred
         copy = folder / path.relative_to(PROJECT / "cv-data")
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):  # macOS and Windows leave these behind
-        (folder / "train" / "7" / name).write_bytes(b"no image")
+    for name in (".DS_Store", "._77.png", "Thumbs.db", "desktop.ini"):
+        (folder / "train" / "7" / name).write_bytes(b"no image")  # systems leave these behind
+        (folder / "train" / name).write_bytes(b"no image")
     first = min((folder / "train" / "1").iterdir())
     first.rename(first.with_name("9.png"))  # in the order of names it is the last, not the first
     return folder
