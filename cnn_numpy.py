@@ -489,7 +489,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print(f"interrupted: the reports are of epoch {len(losses)}", file=sys.stderr)
     minutes = (time.perf_counter() - start_time) / 60
-    print(f"=============== End Train: {minutes:.2f} min ===============")
+    print(f"=============== End Train: {minutes:.2f} min ===============", flush=True)
     for part, x, y in [("Train", train_x, train_y), ("Test", test_x, test_y)]:
         answers = cnn.predict(x).argmax(axis=1)
         print(f"=============== Classification Report: {part} ===============")
