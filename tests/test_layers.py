@@ -1,10 +1,9 @@
-"""Each layer and the loss, alone as a reader pastes it, beside its definition in loops."""
+"""Each layer and the loss, alone as they are pasted, beside their definitions in loops."""
 import copy
 import re
 
 import definitions
 import numpy as np
-import other_layers
 import pytest
 from helpers import MEMORY, alone, assert_all_same, assert_same
 
@@ -17,8 +16,6 @@ CASES = {  # a layer's class, its arguments by the articles' names, the shape of
     "flatten": ("FlattenLayer", {}, (2, 3, 2, 5)),
     "linear": ("LinearLayer", {"d1": 4, "d2": 3}, (5, 4)),
     "convolution": ("ConvolutionLayer", {"c1": 2, "c2": 3, "k1": 2, "k2": 3}, (2, 2, 5, 4)),
-    "a wide kernel": ("ConvolutionLayer", {"c1": 2, "c2": 2, "k1": 1, "k2": 5}, (3, 2, 3, 6)),
-    "a large kernel": ("ConvolutionLayer", {"c1": 2, "c2": 2, "k1": 4, "k2": 5}, (2, 2, 4, 5)),
 }
 
 
@@ -74,12 +71,17 @@ def parameters_of(layer):
 # What all layers promise
 
 
-@pytest.mark.parametrize("B, scale, shift", [
-    (1, 1, 0), (2, 1e6, 0), (5, 1e-9, 0), (3, 1, -2), (3, 1, 2)])
-def test_a_layer_is_what_its_definition_says(case, B, scale, shift):
+@pytest.mark.parametrize("B, change", [
+    (1, lambda x: x), (2, lambda x: 1e6 * x), (5, lambda x: 1e-9 * x),
+    (3, lambda x: x - 2), (3, lambda x: x + 2),
+    (3, lambda x: np.round(3 * x)),  # pooling meets equal numbers, and ReLU meets 0
+    (3, lambda x: 1e-12 * x + 1),  # nearly equal numbers
+], ids=range(7))
+def test_a_layer_is_what_its_definition_says(case, B, change):
     layer, x, y_grad = case
-    x = scale * numbers((B, *x.shape[1:])) + shift
-    y_grad = scale * np.random.standard_normal((B, *y_grad.shape[1:]))
+    x, y_grad = numbers((B, *x.shape[1:])), np.random.standard_normal((B, *y_grad.shape[1:]))
+    by_layer(layer, x, y_grad)
+    x[...], y_grad[...] = change(x), change(y_grad)  # in place: a layer must read them anew
     for parameter in parameters_of(layer).values():
         parameter *= 100
     y = layer.forward(x)
@@ -101,21 +103,18 @@ def test_float32_stays_float32(case):
     assert_all_same(results, by_layer(layer, x, y_grad), 1e-6)
 
 
-def test_a_batch_of_any_size_is_its_images_one_by_one(case):
+def test_a_batch_of_any_size_is_the_sum_of_its_parts(case):
     layer, x, y_grad = case
     x = numbers((3000, *x.shape[1:]))
     y_grad = np.random.standard_normal((3000, *y_grad.shape[1:]))
-    start, expected = 0, {}
-    for end in [*range(1, 34), 64, 100, 129, 257, 1000, 3000]:
-        for name, array in by_layer(layer, x[start:end], y_grad[start:end]).items():
-            if start == 0:
-                expected[name] = array
-            elif name in ("y", "x"):
-                expected[name] = np.concatenate([expected[name], array])
-            else:
-                expected[name] = expected[name] + array
-        assert_all_same(by_layer(layer, x[:end], y_grad[:end]), expected)
-        start = end
+    ends = np.cumsum([*range(1, 34), 64, 64, 100, 129, 257, 1000])  # the last part has 825 images
+    parts = []
+    for part in zip(np.split(x, ends), np.split(y_grad, ends)):
+        parts.append(by_layer(layer, *part))  # the second 64 must not overwrite the first
+    for name, array in by_layer(layer, x, y_grad).items():
+        arrays = [part[name] for part in parts]
+        together = np.concatenate(arrays) if name in ("y", "x") else sum(arrays)
+        assert_same(name, together, array)
 
 
 @pytest.mark.parametrize("memory", MEMORY)
@@ -127,47 +126,23 @@ def test_the_same_numbers_in_other_memory_give_the_same(case, memory):
         setattr(layer, name, MEMORY[memory](np.float64(array)))
     parameters = parameters_of(layer)  # no copies: update must change them in place
     results = by_layer(layer, MEMORY[memory](x), MEMORY[memory](y_grad))
-    assert_all_same(results, expected, 1e-13)
     if new:
         layer.update(0.5)
+    assert_all_same(results, expected, 1e-13)
     assert_all_same(parameters, new, 1e-13)
-
-
-def test_results_stay_after_later_calls(case):
-    layer, x, y_grad = case
-    results = by_layer(layer, x, y_grad)
-    copies = copy.deepcopy(results)
-    for B in (len(x), len(x), 1, 7):
-        by_layer(layer, numbers((B, *x.shape[1:])), np.ones((B, *y_grad.shape[1:])))
-        if parameters_of(layer):
-            layer.update(0.1)
-    assert_all_same(results, copies, 0)
-
-
-def test_numbers_that_change_in_place_are_read_anew(case):
-    layer, x, y_grad = copy.deepcopy(case)
-    by_layer(layer, x, y_grad)
-    for array in (x, y_grad, *parameters_of(layer).values()):
-        array[...] = np.flip(array) + 0.01
-    assert_all_same(by_layer(layer, x, y_grad), by_definition(layer, x, y_grad), 1e-13)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # some processors warn of infinity
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_forward_shows_each_nan_and_infinity_in_x(case, value):
-    layer, x, _ = case
+def test_nan_and_infinity_are_shown_by_forward_and_backward(case, value):
+    layer, x, y_grad = case
     for index in np.ndindex(x.shape):
         broken = x.copy()
         broken[index] = value
         assert not np.isfinite(layer.forward(broken)).all(), f"the {value} at {index} is hidden"
-
-
-def test_backward_shows_nan(case):
-    layer, x, y_grad = case
-    results = by_layer(layer, x, np.full_like(y_grad, np.nan))
-    del results["y"]
-    for name, grad in results.items():
-        assert np.isnan(grad).any(), name
+    results = by_layer(layer, x, np.full_like(y_grad, value))
+    for name in results.keys() - {"y"}:
+        assert not np.isfinite(results[name]).all(), name
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 5), (2, 4, 5, 3)])  # NumPy would repeat or reshape it
@@ -178,53 +153,32 @@ def test_a_gradient_of_another_shape_is_refused(name, arguments, shape):
         alone(name)(*arguments).backward(np.ones((2, 3, 4, 5)), np.ones(shape))
 
 
-SIZES = np.random.default_rng(6).integers(1, 7, (40, 7)).tolist() + [  # B, c1, c2, k1, k2, o1, o2
+SIZES = np.random.default_rng(6).integers(1, 6, (25, 7)).tolist() + [  # B, c1, c2, k1, k2, o1, o2
     (2, 70, 2, 1, 2, 2, 3), (2, 2, 70, 2, 1, 3, 2), (2, 2, 2, 17, 18, 2, 3),
-    (2, 1, 2, 2, 1, 1, 300), (2, 1, 2, 1, 2, 300, 1), (1, 3, 2, 1, 1, 70, 70)]
+    (2, 1, 2, 2, 1, 1, 300), (2, 1, 2, 1, 2, 300, 1), (1, 1, 1, 1, 1, 70, 70),
+    (1, 1, 4, 5, 5, 24, 24), (1, 4, 16, 3, 3, 10, 10)]  # these two are the network's
 
 
 @pytest.mark.parametrize("name", ["MaxPoolingLayer", "LinearLayer", "ConvolutionLayer"])
-def test_layers_of_all_sizes_compute_what_other_layers_compute(name):
+def test_layers_of_all_sizes_are_what_their_definitions_say(name):
     for B, c1, c2, k1, k2, o1, o2 in SIZES:
         arguments, shape = {
             "MaxPoolingLayer": ((k1, k2), (B, c1, k1 * o1, k2 * o2)),
             "LinearLayer": ((c1 * k1 * k2, c2 * o1), (B, c1 * k1 * k2)),
             "ConvolutionLayer": ((c1, c2, k1, k2), (B, c1, o1 + k1 - 1, o2 + k2 - 1)),
         }[name]
-        layer, other = alone(name)(*arguments), getattr(other_layers, name)(*arguments)
-        for parameter, array in parameters_of(layer).items():
-            setattr(other, parameter, array)
-        x = np.random.standard_normal(shape)
-        y_grad = np.random.standard_normal(other.forward(x).shape)
-        assert_all_same(by_layer(layer, x, y_grad), by_layer(other, x, y_grad), 1e-13)
+        layer, x = alone(name)(*arguments), np.random.standard_normal(shape)
+        y_grad = np.random.standard_normal(layer.forward(x).shape)
+        assert_all_same(by_layer(layer, x, y_grad), by_definition(layer, x, y_grad), 1e-13)
 
 
-# Max pooling, ReLU, flatten
-
-
-def test_the_gradient_goes_to_the_first_of_equal_elements_and_nearly_equal_is_not_equal():
-    x = np.array([[0, 5, 0, 0, 1, 1 - 1e-15],  # three windows: two equal, all equal, none equal
-                  [5, 5, 0, 0, 1 + 1e-15, 1]])
-    x_grad = alone("MaxPoolingLayer")(2, 2).backward(x[None, None], np.array([[[[7.0, 8, 9]]]]))
-    assert x_grad[0, 0].tolist() == [[0, 7, 8, 0, 0, 0],
-                                     [0, 0, 0, 0, 9, 0]]
-
-
-def test_each_place_of_a_large_window_can_be_the_first_of_equal_elements():
-    x = np.triu(np.ones((300, 300))).reshape(300, 1, 15, 20)  # image n is 1 from place n on
-    x_grad = alone("MaxPoolingLayer")(15, 20).backward(x, np.ones((300, 1, 1, 1)))
-    assert_same("x_grad", x_grad.reshape(300, 300), np.eye(300), 0)
+# Max pooling, flatten
 
 
 @pytest.mark.parametrize("k1, k2", [(3, 2), (2, 3), (8, 6)])
 def test_windows_that_do_not_fill_the_image_are_refused(k1, k2):
     with pytest.raises(ValueError, match=rf"\(2, 3, 4, 4\).*{k1} x {k2}"):
         alone("MaxPoolingLayer")(k1, k2).forward(np.zeros((2, 3, 4, 4)))
-
-
-def test_relu_passes_no_gradient_at_zero():
-    x_grad = alone("ReLULayer")().backward(np.array([-1.0, 0, 1e-30]), np.array([3.0, 3, 3]))
-    assert x_grad.tolist() == [0, 0, 3]
 
 
 @pytest.mark.parametrize("start_end, shape, flat", [
@@ -242,21 +196,6 @@ def test_flatten_makes_one_axis_of_those_from_start_to_end(start_end, shape, fla
 # Linear, convolution
 
 
-@pytest.mark.parametrize("name, arguments, weights, bound", [
-    ("LinearLayer", (4, 3), "w", 4 ** -0.5), ("ConvolutionLayer", (1, 3, 2, 3), "k", 6 ** -0.5)])
-def test_weights_and_then_biases_are_uniform_within_1_over_the_root_of_m(
-        name, arguments, weights, bound):
-    for seed in range(20):
-        np.random.seed(seed)
-        layer = alone(name)(*arguments)
-        following = np.random.random()
-        np.random.seed(seed)
-        for parameter in (getattr(layer, weights), layer.b):
-            drawn = np.random.uniform(-bound, bound, parameter.shape)
-            assert_same("a parameter", parameter, drawn.astype(np.float32), 0)
-        assert np.random.random() == following  # nothing else has been drawn
-
-
 def test_the_convolution_is_the_second_form_too():
     layer = alone("ConvolutionLayer")(2, 3, 2, 3)
     x, y_grad = np.random.random((2, 2, 5, 4)), np.random.random((2, 3, 4, 2))
@@ -265,45 +204,21 @@ def test_the_convolution_is_the_second_form_too():
     assert_same("x_grad", layer.backward(x, y_grad), x_grad)
 
 
-def test_a_kernel_of_another_size_can_be_assigned():
-    layer = alone("ConvolutionLayer")(1, 2, 3, 3)
-    layer.k, layer.b = np.random.random((4, 2, 1, 3)), np.random.random((1, 4, 1, 1))
-    x, y_grad = np.random.random((3, 2, 5, 5)), np.random.random((3, 4, 5, 3))
-    assert_all_same(by_layer(layer, x, y_grad), by_definition(layer, x, y_grad))
-
-
-@pytest.mark.parametrize("name, arguments, shape", [
-    ("LinearLayer", (4, 3), (5, 4)), ("ConvolutionLayer", (2, 3, 2, 3), (2, 2, 5, 4))])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_each_update_subtracts_lr_times_the_gradient_in_place(name, arguments, shape, dtype):
-    layer, random = alone(name)(*arguments), np.random.default_rng(4)
-    for parameter, array in parameters_of(layer).items():
-        setattr(layer, parameter, array.astype(dtype))
-    parameters = parameters_of(layer)
-    before = copy.deepcopy(parameters)
+@pytest.mark.parametrize("case", ["linear", "convolution"], indirect=True)
+def test_each_update_subtracts_lr_times_the_gradient(case):
+    layer, x, y_grad = case
+    for name, array in parameters_of(layer).items():
+        setattr(layer, name, np.float64(array))
+    expected = copy.deepcopy(parameters_of(layer))
     layer.update(lr=0.5)  # before any backward, whose gradients are then 0
-    assert_all_same(parameters, before, 0)
-    x = random.standard_normal(shape).astype(dtype)
-    y_grad = np.ones_like(layer.forward(x))
-    for _ in range(1000):
-        scale, lr = 10 ** random.uniform(-9, 3), 10 ** random.uniform(-6, 1)
-        layer.backward(x, dtype(scale) * y_grad)
-        for parameter, array in parameters.items():
-            before[parameter] = array - lr * getattr(layer, f"{parameter}_grad")
+    assert_all_same(parameters_of(layer), expected, 0)
+    for scale, lr in 10 ** np.random.uniform(-6, 2, (1000, 2)):
+        by_layer(layer, x, scale * y_grad)
+        for name, array in parameters_of(layer).items():
+            expected[name] = array - lr * getattr(layer, f"{name}_grad")
         layer.update(lr)
-        assert_all_same(parameters, before, 4 * np.finfo(dtype).eps)
-
-
-def test_a_convolution_without_need_x_grad_sets_the_same_gradients_and_returns_none():
-    layer = alone("ConvolutionLayer")(2, 3, 2, 3)
-    x, y_grad = np.random.random((2, 2, 5, 4)), np.random.random((2, 3, 4, 2))
-    expected = by_layer(layer, x, y_grad)
-    layer.need_x_grad = False
-    assert layer.backward(x, 2 * y_grad) is None
-    assert_same("k_grad", layer.k_grad, 2 * expected["k"])
-    assert_same("b_grad", layer.b_grad, 2 * expected["b"])
-    layer.need_x_grad = True
-    assert_same("x_grad", layer.backward(x, y_grad), expected["x"])
+        assert_all_same(parameters_of(layer), expected, 1e-15)
+    assert_all_same(by_layer(layer, x, y_grad), by_definition(layer, x, y_grad))  # after all steps
 
 
 @pytest.mark.parametrize("shape", [
@@ -319,21 +234,19 @@ def test_a_wrong_shape_of_x_is_shown_with_the_expected_one(name, arguments, expe
 
 
 def test_the_base_classes_are_those_of_the_series():
-    layers = [cnn_numpy.MaxPoolingLayer, cnn_numpy.ReLULayer, cnn_numpy.FlattenLayer,
-              cnn_numpy.CrossEntropyLoss]
-    for layer in [*layers, cnn_numpy.ParamLayer]:
+    for name in ("MaxPoolingLayer", "ReLULayer", "FlattenLayer", "CrossEntropyLoss", "ParamLayer"):
+        layer = getattr(cnn_numpy, name)
         assert issubclass(layer, cnn_numpy.NetworkLayer)
-        assert hasattr(layer, "update") == (layer not in layers)
+        assert hasattr(layer, "update") == (name == "ParamLayer")
     assert issubclass(cnn_numpy.LinearLayer, cnn_numpy.ParamLayer)
     assert issubclass(cnn_numpy.ConvolutionLayer, cnn_numpy.ParamLayer)
 
 
-def test_the_methods_of_the_base_classes_are_not_implemented():
-    layer = cnn_numpy.ParamLayer()
-    for call in (lambda: layer.forward(x=X), lambda: layer.backward(x=X, last_x_grad=X),
-                 lambda: layer.update(lr=0.1)):
-        with pytest.raises(NotImplementedError):
-            call()
+@pytest.mark.parametrize("name, arguments", [
+    ("forward", {"x": 0}), ("backward", {"x": 0, "last_x_grad": 0}), ("update", {"lr": 0.1})])
+def test_the_methods_of_the_base_classes_are_not_implemented(name, arguments):
+    with pytest.raises(NotImplementedError):
+        getattr(cnn_numpy.ParamLayer(), name)(**arguments)
 
 
 # The loss
@@ -352,34 +265,28 @@ LOSS, LOSS_GRAD = definitions.cross_entropy(X, Y), definitions.cross_entropy_bac
 def test_the_loss_is_what_its_definition_says(x, y):
     loss, x_grad = LOSS_FUNC.forward(x=x, y=y), LOSS_FUNC.backward(x=x, y=y)
     LOSS_FUNC.backward(-x, y)  # must not overwrite x_grad
-    assert type(loss) is float and loss == pytest.approx(LOSS, rel=1e-14)
+    assert type(loss) is float and loss == pytest.approx(LOSS, rel=2e-14, abs=0)
     assert_same("x_grad", x_grad, LOSS_GRAD, 1e-14)
 
 
 @pytest.mark.parametrize("C", [1, 2, 130])
 def test_the_loss_of_any_number_of_rows_is_their_mean(C):
-    x, y = np.random.standard_normal((3000, C)) + 1000, np.random.randint(0, C, 3000)
+    x = 300 * np.random.standard_normal((3000, C))  # exp(x) overflows, and many p round to 0
+    y = np.random.randint(0, C, 3000)
     log_p = x - np.logaddexp.reduce(x, axis=1)[:, np.newaxis]
     q = np.eye(C)[y]
     losses = -(q * log_p).sum(axis=1)
     for B in [*range(1, 34), 64, 100, 129, 257, 1000, 3000]:
         loss = LOSS_FUNC.forward(x[:B], y[:B])
-        assert loss == pytest.approx(losses[:B].mean(), rel=1e-11, abs=1e-12)
-        x_grad = (np.exp(log_p[:B]) - q[:B]) / B
-        assert_same("x_grad", LOSS_FUNC.backward(x[:B], y[:B]), x_grad, 1e-11)
+        assert loss == pytest.approx(losses[:B].mean(), rel=1e-11, abs=1e-11)
+        p_minus_q = B * LOSS_FUNC.backward(x[:B], y[:B])
+        assert abs(p_minus_q - (np.exp(log_p[:B]) - q[:B])).max() < 1e-11
 
 
-def test_logits_far_apart_give_exact_losses_and_gradients():
-    x, y = np.float32([[10000, -10000], [-30000, -20000]]), np.array([1, 1])
-    assert LOSS_FUNC.forward(x, y) == (20000 + 0) / 2  # the mean of two losses
-    x_grad = LOSS_FUNC.backward(x, y)
-    assert x_grad.tolist() == [[0.5, -0.5], [0, 0]]
-    assert x_grad.dtype == np.float32
-
-
-def test_an_infinite_loss_is_an_error():
-    with pytest.raises(FloatingPointError, match="inf"):
-        LOSS_FUNC.forward(np.array([[0, -np.inf]]), [1])
+@pytest.mark.parametrize("logit, shown", [(-np.inf, "inf"), (np.nan, "nan")])
+def test_a_loss_that_is_not_finite_is_an_error(logit, shown):
+    with pytest.raises(FloatingPointError, match=shown):
+        LOSS_FUNC.forward(np.array([[0, logit]]), [1])
 
 
 @pytest.mark.parametrize("y, shown", [
