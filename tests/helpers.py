@@ -43,9 +43,10 @@ def network_of(seed):
 def arrays_of(network, ending=""):
     """Return the parameters by their names in a file, or with "_grad" their gradients."""
     arrays = {}
-    for name in ("0.k", "0.b", "3.k", "3.b", "7.w", "7.b"):
-        number, attribute = name.split(".")
-        arrays[name] = getattr(network.layers[int(number)], attribute + ending)
+    for number, layer in enumerate(network.layers):
+        for name in ("k", "w", "b"):
+            if hasattr(layer, name):
+                arrays[f"{number}.{name}"] = getattr(layer, name + ending)
     return arrays
 
 
