@@ -16,9 +16,8 @@ def data(tmp_path_factory):
         copy = folder / path.relative_to(PROJECT / "cv-data")
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    for name in (".DS_Store", "._77.png", "Thumbs.db", "desktop.ini"):
-        (folder / "train" / "7" / name).write_bytes(b"no image")  # systems leave these behind
-        (folder / "train" / name).write_bytes(b"no image")
+    for name in (".DS_Store", "7/.DS_Store", "7/._77.png", "7/Thumbs.db", "7/desktop.ini"):
+        (folder / "train" / name).write_bytes(b"no image")  # systems leave these behind
     first = min((folder / "train" / "1").iterdir())
     first.rename(first.with_name("9.png"))  # in the order of names it is the last, not the first
     return folder
