@@ -9,11 +9,11 @@ import photo
 import pytest
 from helpers import PROJECT
 from matplotlib.backend_bases import MouseEvent
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from scipy import ndimage
 
 import cnn_numpy
+
+plt.switch_backend("agg")  # without a display
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,12 @@ def network(data):
 
 @pytest.fixture
 def start(network, tmp_path, monkeypatch):
-    """Return a function that starts a program beside digits.npz, without a display."""
+    """Return a function that starts a program beside digits.npz."""
     def start_program(name, *arguments):
         monkeypatch.setattr("sys.argv", [name, *arguments])
         runpy.run_path(str(PROJECT / "tests" / "examples" / name), run_name="__main__")
 
     monkeypatch.chdir(tmp_path)
-    plt.switch_backend("agg")
     network.save("digits.npz")
     return start_program
 
@@ -49,7 +48,7 @@ def test_a_program_draws_its_picture(start, data, picture, command):
 
 
 def test_a_seven_drawn_with_the_mouse_is_known(network):
-    canvas = FigureCanvasAgg(Figure(figsize=(9, 4.8)))  # without a window
+    canvas = plt.figure(figsize=(9, 4.8)).canvas
     drawing = draw.Drawing(canvas.figure, network)
     canvas.draw()  # calls keep_chart
     for name, point in [("button_press_event", (30, 20)), ("motion_notify_event", (70, 20)),
