@@ -63,7 +63,7 @@ def test_a_file_of_another_network_is_refused(tmp_path, change):
 def network_with(**attributes):
     """Return a network whose layers[1] has arrays and other attributes."""
     network, layer = ConvolutionNeuralNetwork(), NetworkLayer()
-    vars(layer).update(attributes, grad_mean=np.ones(3), order=np.arange(3))
+    vars(layer).update(attributes, grad_mean=np.array(0.5), order=np.arange(3))
     network.layers = [LinearLayer(4, 4), layer]
     return network
 

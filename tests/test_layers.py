@@ -12,10 +12,10 @@ import cnn_numpy
 CASES = {  # a layer's class, its arguments by the articles' names, the shape of its x
     "pooling": ("MaxPoolingLayer", {"k1": 3, "k2": 2}, (2, 3, 6, 4)),
     "ReLU": ("ReLULayer", {}, (2, 3, 4, 5)),
-    "ReLU of two axes": ("ReLULayer", {}, (3, 4)),
-    "flatten": ("FlattenLayer", {}, (2, 3, 2, 5)),
+    "flatten": ("FlattenLayer", {"start": 1, "end": -1}, (2, 3, 2, 5)),
     "linear": ("LinearLayer", {"d1": 4, "d2": 3}, (5, 4)),
     "convolution": ("ConvolutionLayer", {"c1": 2, "c2": 3, "k1": 2, "k2": 3}, (2, 2, 5, 4)),
+    "one channel": ("ConvolutionLayer", {"c1": 1, "c2": 2, "k1": 2, "k2": 1}, (2, 1, 3, 4)),
 }
 
 
@@ -73,7 +73,7 @@ def parameters_of(layer):
 
 @pytest.mark.parametrize("B, change", [
     (1, lambda x: x), (2, lambda x: 1e6 * x), (5, lambda x: 1e-9 * x),
-    (3, lambda x: x - 2), (3, lambda x: x + 2),
+    (3, lambda x: 1e6 * (x - 2)), (3, lambda x: x + 2),
     (3, lambda x: np.round(3 * x)),  # pooling meets equal numbers, and ReLU meets 0
     (3, lambda x: 1e-12 * x + 1),  # nearly equal numbers
 ], ids=range(7))
@@ -172,7 +172,7 @@ def test_layers_of_all_sizes_are_what_their_definitions_say(name):
         assert_all_same(by_layer(layer, x, y_grad), by_definition(layer, x, y_grad), 1e-13)
 
 
-# Max pooling, flatten
+# What single layers promise
 
 
 @pytest.mark.parametrize("k1, k2", [(3, 2), (2, 3), (8, 6)])
@@ -182,18 +182,15 @@ def test_windows_that_do_not_fill_the_image_are_refused(k1, k2):
 
 
 @pytest.mark.parametrize("start_end, shape, flat", [
-    ({}, (2, 3), (2, 3)), ({}, (2, 3, 4), (2, 12)), ({}, (2, 3, 2, 2, 2), (2, 24)),
-    ({"start": 2}, (2, 3, 4, 5), (2, 3, 20)), ({"end": 2}, (2, 3, 4, 5, 2), (2, 12, 5, 2)),
-    ({"start": -3, "end": 2}, (2, 3, 4, 5), (2, 12, 5)),
-    ({"start": 0, "end": -1}, (2, 3, 4, 5), (120,)), ({"start": 0, "end": 1}, (2, 3, 4), (6, 4))])
+    ((), (2, 3), (2, 3)), ((), (2, 3, 4), (2, 12)), ((), (2, 3, 2, 2, 2), (2, 24)),
+    ((2,), (2, 3, 4, 5), (2, 3, 20)), ((1, 3), (2, 3, 2, 2, 5), (2, 12, 5)),
+    ((-3, 2), (2, 3, 4, 5), (2, 12, 5)), ((0, -1), (2, 3, 4, 5), (120,)),
+    ((0, 1), (2, 3, 4), (6, 4))])
 def test_flatten_makes_one_axis_of_those_from_start_to_end(start_end, shape, flat):
-    x, layer = np.random.random(shape), alone("FlattenLayer")(**start_end)
+    x, layer = np.random.random(shape), alone("FlattenLayer")(*start_end)
     y = layer.forward(x)
     assert_same("y", y, x.reshape(flat))
     assert_same("x_grad", layer.backward(x, y), x)  # dL/dY = y comes back as x
-
-
-# Linear, convolution
 
 
 def test_the_convolution_is_the_second_form_too():
@@ -264,9 +261,11 @@ LOSS, LOSS_GRAD = definitions.cross_entropy(X, Y), definitions.cross_entropy_bac
     *((memory(X), Y) for memory in MEMORY.values())])
 def test_the_loss_is_what_its_definition_says(x, y):
     loss, x_grad = LOSS_FUNC.forward(x=x, y=y), LOSS_FUNC.backward(x=x, y=y)
+    again = LOSS_FUNC.backward(x, y)
     LOSS_FUNC.backward(-x, y)  # must not overwrite x_grad
     assert type(loss) is float and loss == pytest.approx(LOSS, rel=2e-14, abs=0)
     assert_same("x_grad", x_grad, LOSS_GRAD, 1e-14)
+    assert_same("x_grad of a second call", again, LOSS_GRAD, 1e-14)
 
 
 @pytest.mark.parametrize("C", [1, 2, 130])
