@@ -319,9 +319,9 @@ def test_nothing_is_held_after_many_batch_sizes():
 # In a process of its own, in which no earlier test has changed anything
 
 
-def changes_of_calls():
+def changes_of_calls(before):
     """Call each method of the network; return what belongs to the process and has changed."""
-    before, network, changes = states(), network_of(1), []
+    network, changes = network_of(1), []
     for call in [
         lambda: network.forward(X, keepgrad=True),
         lambda: network.backward(np.ones((25, 10))),
@@ -364,8 +364,9 @@ def process(tmp_path_factory):
     folder = tmp_path_factory.mktemp("process")
     program = f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
     program += "import conftest, test_network as test\n"
+    program += "before = test.states()\n"
     program += "page_faults = test.page_faults_of_10_steps()\n"  # before large blocks are freed
-    program += "print([test.changes_of_calls(), page_faults])"
+    program += "print([test.changes_of_calls(before), page_faults])"
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}  # so that setting 1 is a change
     text = subprocess.check_output([sys.executable, "-c", program], cwd=folder, env=environment,
                                    stderr=subprocess.STDOUT)
