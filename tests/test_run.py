@@ -295,7 +295,7 @@ def test_each_run_even_with_a_real_ctrl_c_leaves_the_process_as_the_import_found
     """)
     out, environment = "", {**ENVIRONMENT, "MPLBACKEND": "pdf"}  # another backend would be seen
     with subprocess.Popen([sys.executable, "-c", program, SCRIPT, PROJECT / "tests", few],
-                          cwd=tmp_path, env=environment, encoding="utf-8",
+                          cwd=tmp_path, env=environment, umask=0o022, encoding="utf-8",
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         for line in process.stdout:
             out += line
@@ -310,7 +310,8 @@ def test_each_run_even_with_a_real_ctrl_c_leaves_the_process_as_the_import_found
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows reports it differently")
 def test_a_closed_pipe_ends_the_run_with_one_line(few, tmp_path):
-    with subprocess.Popen([sys.executable, SCRIPT, "--data", few], cwd=tmp_path,
+    environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": ""}  # text is left for Python's last flush
+    with subprocess.Popen([sys.executable, SCRIPT, "--data", few], cwd=tmp_path, env=environment,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         errors = process.stderr.readlines()
