@@ -21,10 +21,3 @@ def data(tmp_path_factory):
     first = min((folder / "train" / "1").iterdir())
     first.rename(first.with_name("9.png"))  # in the order of names it is the last, not the first
     return folder
-
-
-@pytest.fixture(scope="session")
-def check_gradients():
-    """Return the function that compares a layer's gradients with slopes."""
-    from check_gradients import check_gradients
-    return check_gradients

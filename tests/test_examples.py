@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import photo
 import pytest
+from check_gradients import check_gradients
 from helpers import PROJECT
 from matplotlib.backend_bases import MouseEvent
 from scipy import ndimage
@@ -93,7 +94,7 @@ def test_what_shows_no_digit_is_called_what_it_is(start, name, message):
         photo.digit_image(name)
 
 
-def test_the_gradient_check_names_the_number_whose_gradient_is_wrong(check_gradients):
+def test_the_gradient_check_names_the_number_whose_gradient_is_wrong():
     class AddingLayer(cnn_numpy.LinearLayer):
         def backward(self, x, last_x_grad):
             earlier = self.b_grad  # a common fault: gradients of earlier batches stay in it
@@ -105,7 +106,7 @@ def test_the_gradient_check_names_the_number_whose_gradient_is_wrong(check_gradi
         check_gradients(AddingLayer(4, 3), np.ones((5, 4)))
 
 
-def test_the_gradient_check_says_what_it_has_not_looked_at(check_gradients, capsys):
+def test_the_gradient_check_says_what_it_has_not_looked_at(capsys):
     layer = cnn_numpy.ReLULayer()
     layer.parameters = {"slope": 1}  # where the check cannot see it
     layer.update = print

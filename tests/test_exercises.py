@@ -2,6 +2,7 @@
 import exercises
 import numpy as np
 import pytest
+from check_gradients import check_gradients
 
 from cnn_numpy import ConvolutionNeuralNetwork
 
@@ -20,7 +21,7 @@ def test_1_with_momentum_equal_gradients_make_longer_steps():
 @pytest.mark.parametrize("layer", [
     exercises.SigmoidLayer(), exercises.PaddedConvolutionLayer(2, 3, 3, 3, p=0),
     exercises.PaddedConvolutionLayer(2, 3, 3, 3, p=2), exercises.BatchNormLayer(2)])
-def test_2_3_and_7_a_layer_has_the_right_gradients(check_gradients, layer):
+def test_2_3_and_7_a_layer_has_the_right_gradients(layer):
     check_gradients(layer, IMAGES)
     layer.is_training = False  # which only batch norm has
     check_gradients(layer, IMAGES)

@@ -5,6 +5,7 @@ import re
 import definitions
 import numpy as np
 import pytest
+from check_gradients import check_gradients
 from helpers import MEMORY, alone, assert_all_same, assert_same
 
 import cnn_numpy
@@ -91,7 +92,7 @@ def test_a_layer_is_what_its_definition_says(case, B, change):
     assert_all_same(by_layer(layer, x, y_grad), expected, 1e-13)
 
 
-def test_the_gradients_are_the_slopes(case, check_gradients):
+def test_the_gradients_are_the_slopes(case):
     layer, x, _ = case
     check_gradients(layer, x)
 
