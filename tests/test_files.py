@@ -63,7 +63,7 @@ def test_a_file_of_another_network_is_refused(tmp_path, change):
 def network_with(**attributes):
     """Return a network whose layers[1] has arrays and other attributes."""
     network, layer = ConvolutionNeuralNetwork(), NetworkLayer()
-    vars(layer).update(attributes, grad_mean=np.array(0.5), order=np.arange(3))
+    vars(layer).update(attributes, k_grad_mean=np.array(0.5), order=np.arange(3))
     network.layers = [LinearLayer(4, 4), layer]
     return network
 
@@ -85,5 +85,5 @@ def test_save_keeps_the_arrays_beside_what_holds_none(tmp_path, value):
     network = network_with(other=value, sum_grad=np.ones(3), cache_grad=[np.ones(3)], x_grad={})
     network.save(tmp_path / "digits.npz")
     with np.load(tmp_path / "digits.npz") as file:
-        assert list(file) == ["0.w", "0.b", "1.grad_mean", "1.order"]
+        assert list(file) == ["0.w", "0.b", "1.k_grad_mean", "1.order"]
     network.load(tmp_path / "digits.npz")
