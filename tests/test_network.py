@@ -174,9 +174,8 @@ def test_a_network_pasted_beside_other_layers_trains_saves_and_loads(tmp_path):
     pasted = alone("ConvolutionNeuralNetwork", names)()
     pasted.save(tmp_path / "digits.npz")
     network.load(tmp_path / "digits.npz")
-    x, y = np.float64(X[:3]), Y[:3]
-    for _ in range(2):
-        assert pasted.train(x, y, 2, 1, 0.1) == pytest.approx(network.train(x, y, 2, 1, 0.1))
+    x, y = np.float64(X[:2]), Y[:2]  # the second loss shows the step of the first
+    assert pasted.train(x, y, 1, 1, 0.1) == pytest.approx(network.train(x, y, 1, 1, 0.1))
     pasted.load(tmp_path / "digits.npz")
     assert pasted.layers[0].k.any()
 
