@@ -12,8 +12,8 @@ and d2 features in and out, L loss. The articles' formulas write n, h_X, w_X for
 h, i, j, r, s are indices: n of an image, c of a channel, h of an image line, i and j of an output
 line and column, r and s of a kernel line and column. (Images have lines, and matrices have rows.)
 
-This is about speed, so skip it at first: B is the first axis of each input and output, but the
-innermost in memory. The B values of one pixel lie side by side, so that NumPy's loops are long. The
+The rest is about speed, so skip it at first. B is the first axis of each input and output, but the
+innermost in memory: the B values of one pixel lie side by side, so that NumPy's loops are long. The
 first convolution's forward and the linear layer's backward make this order.
 """
 import argparse
@@ -219,15 +219,15 @@ class ConvolutionLayer(ParamLayer):
         For one image with the lines 0 1 2, 3 4 5, 6 7 8 and a 2 x 2 kernel, the first ones are
             0 1    from image line 0: what is under kernel column 0, then under column 1
             1 2
-            3 4    from image line 1: the next output line has these rows, too, then 6 7 and 7 8
+            3 4    from image line 1: the next output line begins with these rows, then 6 7 and 7 8
             4 5
-        Each column is a patch, in the order c, r, s of K'; B images make B columns of it.
+        Each column is a patch, in the order c, r, s of K'; each place has B columns, one per image.
         """
         B, c1, H, W = x.shape
         k1, k2 = self.k.shape[2:]
         o1, o2 = H - k1 + 1, W - k2 + 1
         x = np.ascontiguousarray(x.transpose(1, 2, 3, 0))  # from here on (c1, H, W, B)
-        wide = np.empty((c1, H, k2, o2, B), x.dtype)  # wide[c, h, s, j] is x[c, h, j + s]
+        wide = np.empty((c1, H, k2, o2, B), x.dtype)  # wide[c, h, s, j, n] is x[c, h, j + s, n]
         for s in range(k2):  # at output column j, kernel column s lies on image column j + s
             wide[:, :, s] = x[:, :, s:s + o2]  # (c1, H, o2, B)
         for i in range(o1):  # at output line i, kernel line r lies on image line i + r
@@ -258,7 +258,7 @@ class ConvolutionLayer(ParamLayer):
         self.b_grad = last_x_grad.sum(axis=(0, 2, 3), keepdims=True)  # b is added at each place
         kernels = self.k.reshape(c2, -1)  # K', (c2, c1*k1*k2)
         y_grad = last_x_grad.transpose(1, 2, 3, 0)  # (c2, o1, o2, B)
-        y_grad = y_grad.reshape(c2, o1, o2 * B)  # y_grad[:, i] is (dL/dY')^T of output line i
+        y_grad = y_grad.reshape(c2, o1, o2 * B)  # y_grad[:, i], (c2, o2*B), is line i of (dL/dY')^T
         k_grad = np.zeros(kernels.shape, np.result_type(x, y_grad))
         for i, patches in enumerate(self._unfold_x(x)):  # X'^T of output line i, (c1*k1*k2, o2*B)
             k_grad += y_grad[:, i] @ patches.T  # dL/dK' = (dL/dY')^T X', summed over the lines
@@ -432,7 +432,7 @@ class ConvolutionNeuralNetwork:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    """Return the arguments of the run."""
+    """Return the arguments of the run; without a cv-data here, the one beside the script."""
     data = Path("cv-data") if Path("cv-data").is_dir() else Path(sys.argv[0]).parent / "cv-data"
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=200, help="passes over the training images")
@@ -474,7 +474,7 @@ def main() -> None:
     start_time = time.perf_counter()
     try:
         for epoch in range(1, args.epochs + 1):
-            trained = copy.deepcopy(cnn)  # so that Ctrl-C within an epoch leaves cnn as it was
+            trained = copy.deepcopy(cnn)  # train this copy: Ctrl-C within an epoch leaves cnn whole
             train_loss = trained.train(train_x, train_y, args.batch_size, args.epochs, args.lr)
             test_loss = trained.test(test_x, test_y, args.batch_size)
             if args.save:
@@ -503,7 +503,7 @@ def main() -> None:
         axes.legend()
         axes.figure.savefig("loss.png", dpi=200)
     if args.save and losses:
-        cnn.save(args.save)  # again, since the last epoch's save may have failed
+        cnn.save(args.save)  # again: Ctrl-C or an error may have left another epoch's file
     if len(losses) < args.epochs:
         sys.exit(130)  # as the shell reports Ctrl-C
 
