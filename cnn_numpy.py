@@ -149,10 +149,10 @@ class FlattenLayer(NetworkLayer):
 class ParamLayer(NetworkLayer):
     """A layer with parameters p; backward also sets their gradients dL/dp (series, part 2).
 
-    Parameters are float32, twice as fast as float64, and start random, uniform between -1/sqrt(m)
-    and 1/sqrt(m), where each output is a sum of m products: m is d1 in a linear layer, c1*k1*k2 in
-    a convolution. The article says that U(-1, 1) makes training stable. In fact, most seeds then
-    make a network that learns nothing: most channels of its first ReLU soon give only 0.
+    Parameters are float32, nearly twice as fast as float64, and start random, uniform between
+    -1/sqrt(m) and 1/sqrt(m), where each output is a sum of m products: m is d1 in a linear layer,
+    c1*k1*k2 in a convolution. The article says that U(-1, 1) makes training stable. In fact, most
+    seeds then make a network that learns nothing: most channels of its first ReLU give only 0.
     """
 
     def update(self, lr: float) -> None:
